@@ -1,0 +1,147 @@
+"""What calc hands on: ipsets and their members, policy groups, local endpoints; as differences.
+
+In: nothing.  Out: the values that :mod:`calico_k8s.render` turns into chains and that Felix keeps
+as its desired state.  Everything here is already resolved for one node: the local end of a rule
+(``dst`` of an ingress rule, ``src`` of an egress rule) has been decided for each endpoint, so
+that a rule asks at most one ipset, about the other end, the *peer*.
+
+That one-set rule is what makes updates safe: with two changing sets in one rule, an intermediate
+state could allow what neither the old nor the new state does.
+"""
+
+from enum import StrEnum
+from typing import Literal, NamedTuple, NewType
+
+import msgspec
+
+from calico_k8s.model.addresses import Address, Net, Version
+from calico_k8s.model.names import EndpointId, TierName
+from calico_k8s.model.resources import (
+    Action,
+    IcmpMatch,
+    Origin,
+    PortRange,
+    Protocol,
+)
+
+IpsetId = NewType("IpsetId", str)
+"""``KIND-USE:HASH`` of what its members are; the same on every node and after every restart."""
+
+GroupId = NewType("GroupId", str)
+"""Hash of a policy group's whole content: a changed rule makes another group."""
+
+
+class IpsetKind(StrEnum):
+    """What a member is."""
+
+    NET = "net"
+    """A :data:`~calico_k8s.model.addresses.Net`; single addresses as /32 or /128."""
+    ADDRESS_PORT = "address-port"
+    """A :class:`PortMember`."""
+
+
+class Polarity(StrEnum):
+    """What adding a member can do to a verdict: it decides when, inside a batch, it is added."""
+
+    OPENS = "opens"
+    """Asked positively by an allow rule, or negated by a deny rule."""
+    CLOSES = "closes"
+    """Asked positively by a deny rule, or negated by an allow rule."""
+    MOVES = "moves"
+    """Asked by a pass rule: adding may open or close, so its new flows are held meanwhile."""
+
+
+class PortMember(NamedTuple):
+    """An address with one of its ports."""
+
+    address: Address
+    protocol: Protocol
+    port: int
+
+
+Member = Net | PortMember
+
+
+class Ipset(msgspec.Struct, frozen=True):
+    """A set of peers.  Its members may be of both families; the kernel holds one set for each."""
+
+    id: IpsetId
+    kind: IpsetKind
+    polarity: Polarity
+
+
+class ResolvedRule(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A rule of a group, with its local end decided; every criterion that is given must hold.
+
+    ``peer`` is the source of an ingress rule, the destination of an egress rule.  ``peer_ipset``
+    of kind ADDRESS_PORT is asked with the peer's port.  The nets and ports lists never change
+    while the rule lives.  A rule of the model whose ports and named ports are both given becomes
+    two of these, one after the other.
+    """
+
+    action: Action
+    origin: Origin
+    ip_version: Version | None = None
+    protocol: Protocol | None = None
+    not_protocol: Protocol | None = None
+    icmp: IcmpMatch | None = None
+    not_icmp: IcmpMatch | None = None
+    peer_ipset: Ipset | None = None
+    peer_ipset_negated: bool = False
+    src_nets: tuple[Net, ...] = ()
+    src_not_nets: tuple[Net, ...] = ()
+    src_ports: tuple[PortRange, ...] = ()
+    src_not_ports: tuple[PortRange, ...] = ()
+    dst_nets: tuple[Net, ...] = ()
+    dst_not_nets: tuple[Net, ...] = ()
+    dst_ports: tuple[PortRange, ...] = ()
+    dst_not_ports: tuple[PortRange, ...] = ()
+
+
+class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A tier's rules for a group and direction, or the profiles' (``tier`` None), in order."""
+
+    tier: TierName | None
+    rules: tuple[ResolvedRule, ...]
+    end: Literal[Action.DENY, Action.PASS]
+    """What becomes of a flow that no rule decided.  The last stage of a group never passes."""
+    end_origin: Origin
+
+
+class Group(msgspec.Struct, frozen=True):
+    """A policy group: what all its endpoints say to a flow.  The last stage is the profiles'."""
+
+    id: GroupId
+    ingress: tuple[Stage, ...]
+    egress: tuple[Stage, ...]
+
+
+class LocalEndpoint(msgspec.Struct, frozen=True):
+    """An endpoint of this node with the addresses that it owns now."""
+
+    id: EndpointId
+    addresses: tuple[Address, ...]
+    group: GroupId
+
+
+class Deltas(msgspec.Struct):
+    """Differences from one flushed state to the next; empty collections where nothing changed.
+
+    A set that is created brings its members in ``added``; of a set that is removed, and of a
+    group or endpoint, only the id is named.
+    """
+
+    ipsets_created: dict[IpsetId, Ipset] = msgspec.field(default_factory=dict)
+    ipsets_removed: set[IpsetId] = msgspec.field(default_factory=set)
+    members_added: dict[IpsetId, set[Member]] = msgspec.field(default_factory=dict)
+    members_removed: dict[IpsetId, set[Member]] = msgspec.field(default_factory=dict)
+    groups_created: dict[GroupId, Group] = msgspec.field(default_factory=dict)
+    groups_removed: set[GroupId] = msgspec.field(default_factory=set)
+    endpoints_updated: dict[EndpointId, LocalEndpoint] = msgspec.field(default_factory=dict)
+    endpoints_removed: set[EndpointId] = msgspec.field(default_factory=set)
+    node_addresses: tuple[Address, ...] | None = None
+    """This node's own addresses where they changed; None where they did not."""
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return self == Deltas()

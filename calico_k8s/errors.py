@@ -1,0 +1,88 @@
+"""Every error this project raises on purpose, in one tree.
+
+::
+
+    CalicoError
+    ├── InputError              what somebody wrote is wrong; has a place          exit 2
+    │   └── CodecError          a stored value is not what its key promises
+    ├── UnavailableError        something needed is missing or away                exit 3
+    │   └── StoreError          the datastore
+    │       ├── StoreUnavailable    cannot be reached now; try again
+    │       ├── StoreConflict       a compared key has changed; nothing was written
+    │       ├── StoreCompacted      the asked-for revision is gone; read again
+    │       └── StoreForeign        not a datastore of ours, or of another cluster
+    └── KernelError             the kernel, or a tool that drives it, refused
+        ├── IptablesError           iptables-restore or its lock
+        └── NetlinkError            a netlink request, with its errno
+
+A message is one sentence for people: what was wrong, where, what would be right.  Adapters turn
+outside exceptions into these at the door, so that nothing inside catches anything broader.
+"""
+
+
+class CalicoError(Exception):
+    """The root: ``str()`` is one sentence for people.  ``exit_code`` is the command's."""
+
+    exit_code = 1
+
+
+class InputError(CalicoError):
+    """Something written by a person cannot be used; ``file``, ``line`` and ``column`` say where."""
+
+    exit_code = 2
+
+    def __init__(
+        self, message: str, *, file: str | None = None, line: int | None = None, column: int | None = None
+    ) -> None:
+        self.message = message
+        self.file = file
+        self.line = line
+        self.column = column
+        place = ":".join(str(part) for part in (file, line, column) if part is not None)
+        super().__init__(f"{place}: {message}" if place else message)
+
+
+class CodecError(InputError):
+    """A stored value does not fit its key: written by hand, by a newer version, or damaged."""
+
+
+class UnavailableError(CalicoError):
+    """Something the command needs is missing or cannot be reached; the message says how to get it."""
+
+    exit_code = 3
+
+
+class StoreError(UnavailableError):
+    """The datastore did not do what was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """The datastore cannot be reached now; the same call may succeed later."""
+
+
+class StoreConflict(StoreError):
+    """A compared key has another revision than expected; nothing was written."""
+
+
+class StoreCompacted(StoreError):
+    """The revision asked for has been compacted away: take a new snapshot."""
+
+
+class StoreForeign(StoreError):
+    """The store answers but is not ours to use: another program's file, or another cluster's data."""
+
+
+class KernelError(CalicoError):
+    """The kernel, or a tool that drives it, refused what was asked."""
+
+
+class IptablesError(KernelError):
+    """iptables-restore refused its input, or its lock could not be had in time."""
+
+
+class NetlinkError(KernelError):
+    """A netlink request failed; ``errno`` is the kernel's."""
+
+    def __init__(self, message: str, errno: int) -> None:
+        self.errno = errno
+        super().__init__(message)

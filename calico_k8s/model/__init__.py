@@ -1,0 +1,1 @@
+"""The values everything else speaks in: addresses, resources, keys, and their stored form."""

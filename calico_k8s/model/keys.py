@@ -1,0 +1,182 @@
+"""Where each value lives in the datastore: typed keys and their paths.
+
+=====================================================  =========================
+path below ``/calico``                                 key
+=====================================================  =========================
+``/v1/Ready``                                          :class:`ReadyKey`
+``/v1/config/NAME``, ``/v1/host/NODE/config/NAME``     :class:`SettingKey`
+``/v1/host/NODE/metadata``                             :class:`NodeKey`
+``/v1/host/NODE/workload/k8s/NS.POD/endpoint/eth0``    :class:`EndpointKey`
+``/v1/policy/profile/PROFILE/rules | tags | labels``   :class:`ProfileRulesKey` …
+``/v1/policy/tier/TIER/metadata``                      :class:`TierKey`
+``/v1/policy/tier/TIER/policy/KIND.NS.NAME``           :class:`PolicyKey`
+``/v1/netset/NAME``                                    :class:`NetsetKey`
+=====================================================  =========================
+
+Paths here are without the ``/calico`` that the store's URL chooses.  A path of ours that no key
+fits (host endpoints, the leader's key, a newer version's) parses to None and is left alone.
+"""
+
+from typing import NamedTuple
+from urllib.parse import quote, unquote
+
+from calico_k8s.model.names import (
+    EndpointId,
+    NamespaceName,
+    NetsetName,
+    NodeName,
+    PolicyId,
+    ProfileId,
+    TierName,
+)
+
+V1 = "/v1/"
+"""Everything the controller writes and Felix reads."""
+STATUS = "/felix/v2/"
+"""Everything Felix writes; all of it leased."""
+LEADER_PATH = "/v1/leader"
+
+
+class ReadyKey(NamedTuple):
+    """Whether the first full sync is in."""
+
+
+class SettingKey(NamedTuple):
+    """One setting; a node's own goes before the global one (node None)."""
+
+    node: NodeName | None
+    name: str
+
+
+class NodeKey(NamedTuple):
+    """A node's addresses and labels."""
+
+    node: NodeName
+
+
+class EndpointKey(NamedTuple):
+    """A workload endpoint."""
+
+    id: EndpointId
+
+
+class ProfileRulesKey(NamedTuple):
+    """A profile's rules."""
+
+    profile: ProfileId
+
+
+class ProfileTagsKey(NamedTuple):
+    """The tags a profile gives."""
+
+    profile: ProfileId
+
+
+class ProfileLabelsKey(NamedTuple):
+    """The labels a profile gives."""
+
+    profile: ProfileId
+
+
+class TierKey(NamedTuple):
+    """A tier."""
+
+    tier: TierName
+
+
+class PolicyKey(NamedTuple):
+    """A policy in its tier."""
+
+    tier: TierName
+    policy: PolicyId
+
+
+class NetsetKey(NamedTuple):
+    """A network set."""
+
+    netset: NetsetName
+
+
+Key = (
+    ReadyKey
+    | SettingKey
+    | NodeKey
+    | EndpointKey
+    | ProfileRulesKey
+    | ProfileTagsKey
+    | ProfileLabelsKey
+    | TierKey
+    | PolicyKey
+    | NetsetKey
+)
+
+
+def key_path(key: Key) -> str:
+    """The path of a key; each name is percent-encoded where it holds a slash or a space."""
+    match key:
+        case ReadyKey():
+            return "/v1/Ready"
+        case SettingKey(None, name):
+            return f"/v1/config/{_quote(name)}"
+        case SettingKey(node, name):
+            return f"/v1/host/{_quote(str(node))}/config/{_quote(name)}"
+        case NodeKey(node):
+            return f"/v1/host/{_quote(node)}/metadata"
+        case EndpointKey(endpoint):
+            workload = _quote(f"{endpoint.namespace}.{endpoint.name}")
+            return f"/v1/host/{_quote(endpoint.node)}/workload/k8s/{workload}/endpoint/eth0"
+        case ProfileRulesKey(profile):
+            return f"/v1/policy/profile/{_quote(profile)}/rules"
+        case ProfileTagsKey(profile):
+            return f"/v1/policy/profile/{_quote(profile)}/tags"
+        case ProfileLabelsKey(profile):
+            return f"/v1/policy/profile/{_quote(profile)}/labels"
+        case TierKey(tier):
+            return f"/v1/policy/tier/{_quote(tier)}/metadata"
+        case PolicyKey(tier, policy):
+            return f"/v1/policy/tier/{_quote(tier)}/policy/{_quote('.'.join(policy))}"
+        case NetsetKey(netset):
+            return f"/v1/netset/{_quote(netset)}"
+
+
+def parse_path(path: str) -> Key | None:
+    """The inverse of :func:`key_path`; None for a path that no key here fits."""
+    parts = [unquote(part) for part in path.split("/")]
+    match parts:
+        case ["", "v1", "Ready"]:
+            return ReadyKey()
+        case ["", "v1", "config", name]:
+            return SettingKey(None, name)
+        case ["", "v1", "host", node, "config", name]:
+            return SettingKey(NodeName(node), name)
+        case ["", "v1", "host", node, "metadata"]:
+            return NodeKey(NodeName(node))
+        case ["", "v1", "host", node, "workload", "k8s", workload, "endpoint", "eth0"]:
+            namespace, dot, name = workload.partition(".")
+            if not (dot and namespace and name):
+                return None
+            return EndpointKey(EndpointId(NodeName(node), NamespaceName(namespace), name))
+        case ["", "v1", "policy", "profile", profile, "rules"]:
+            return ProfileRulesKey(ProfileId(profile))
+        case ["", "v1", "policy", "profile", profile, "tags"]:
+            return ProfileTagsKey(ProfileId(profile))
+        case ["", "v1", "policy", "profile", profile, "labels"]:
+            return ProfileLabelsKey(ProfileId(profile))
+        case ["", "v1", "policy", "tier", tier, "metadata"]:
+            return TierKey(TierName(tier))
+        case ["", "v1", "policy", "tier", tier, "policy", policy]:
+            return _parse_policy_path(tier, policy)
+        case ["", "v1", "netset", name]:
+            return NetsetKey(NetsetName(name))
+    return None
+
+
+def _parse_policy_path(tier: str, text: str) -> PolicyKey | None:
+    parts = text.split(".", 2)
+    if len(parts) != 3 or not (parts[0] and parts[2]):
+        return None
+    return PolicyKey(TierName(tier), PolicyId(*parts))
+
+
+def _quote(name: str) -> str:
+    return quote(name, safe="._-~:@!$&'()*+,;=")

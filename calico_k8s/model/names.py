@@ -1,0 +1,34 @@
+"""One type for each kind of name, so that none is taken for another."""
+
+from typing import NamedTuple, NewType
+
+NodeName = NewType("NodeName", str)
+NamespaceName = NewType("NamespaceName", str)
+ProfileId = NewType("ProfileId", str)
+TagName = NewType("TagName", str)
+TierName = NewType("TierName", str)
+NetsetName = NewType("NetsetName", str)
+SelectorText = NewType("SelectorText", str)
+"""A selector in the grammar's canonical form."""
+
+
+class EndpointId(NamedTuple):
+    """A workload endpoint: the pod ``namespace/name`` on ``node``."""
+
+    node: NodeName
+    namespace: NamespaceName
+    name: str
+
+    @property
+    def pod(self) -> str:
+        """``namespace/name``, as people and the command line write it."""
+        return f"{self.namespace}/{self.name}"
+
+
+class PolicyId(NamedTuple):
+    """A policy object: same-named policies of different kinds or namespaces are distinct."""
+
+    kind: str
+    namespace: str
+    """Empty for cluster-wide kinds."""
+    name: str

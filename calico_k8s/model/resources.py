@@ -1,0 +1,230 @@
+"""What the datastore holds, as values: endpoints, profiles, tiers, policies, network sets, rules.
+
+Written by the controller (through :mod:`calico_k8s.translate`), read by calc, verdict and the
+command line.  Values only: no lookup, no parsing, no default that depends on another object.
+All text inside is canonical (addresses by :mod:`.addresses`, selectors by ``grammar``).
+
+Words: *ingress* is towards the endpoint, *egress* away from it; *src* and *dst* are the two ends
+of a packet, so for an ingress rule ``dst`` is the endpoint itself.
+"""
+
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from calico_k8s.model.addresses import Address, Net, Version
+from calico_k8s.model.names import (
+    EndpointId,
+    NetsetName,
+    NodeName,
+    PolicyId,
+    ProfileId,
+    SelectorText,
+    TagName,
+    TierName,
+)
+
+
+class Action(StrEnum):
+    """What a rule does with a packet that matches it."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    PASS = "pass"
+    """Leave this tier; the next tier that selects the endpoint decides."""
+    LOG = "log"
+    """Note the packet and go on with the next rule."""
+
+
+class Direction(StrEnum):
+    """Towards an endpoint, or away from it."""
+
+    INGRESS = "ingress"
+    EGRESS = "egress"
+
+
+Protocol = int
+"""An IP protocol number."""
+
+PROTOCOL_NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132, "udplite": 136}
+"""Source: IANA protocol numbers."""
+PROTOCOL_NAMES = {number: name for name, number in PROTOCOL_NUMBERS.items()}
+PROTOCOLS_WITH_PORTS = frozenset(PROTOCOL_NUMBERS[name] for name in ("tcp", "udp", "sctp"))
+ICMP, ICMPV6 = PROTOCOL_NUMBERS["icmp"], PROTOCOL_NUMBERS["icmpv6"]
+
+
+class PortRange(NamedTuple):
+    """Ports from ``low`` to ``high``, both included; a single port has both equal."""
+
+    low: int
+    high: int
+
+
+class NamedPort(NamedTuple):
+    """A port that an endpoint declares by name; the number may differ from pod to pod."""
+
+    name: str
+    protocol: Protocol
+    port: int
+
+
+class IcmpMatch(NamedTuple):
+    """An ICMP type, and its code; a code of None is every code."""
+
+    type: int
+    code: int | None = None
+
+
+class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The object and place that a rule was written in: what ``explain`` and flow logs quote."""
+
+    kind: str
+    namespace: str = ""
+    name: str = ""
+    """Empty for kind Pod: the rule is shared by all pods with this text and speaks of each."""
+    index: int = -1
+    """Zero-based place among the rules of its direction; -1: implied, not written."""
+
+
+class EntityMatch(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One end of a packet; every criterion that is given must hold.
+
+    ``ports`` and ``named_ports`` together are one criterion: any of them.  A tag or selector is
+    true of the endpoints and network sets that carry it, so of no other address.  Every ``not_``
+    criterion must be false; it is false of unknown addresses, so those match.
+    """
+
+    tag: TagName | None = None
+    selector: SelectorText | None = None
+    netset: NetsetName | None = None
+    nets: tuple[Net, ...] = ()
+    ports: tuple[PortRange, ...] = ()
+    named_ports: tuple[str, ...] = ()
+    not_tag: TagName | None = None
+    not_selector: SelectorText | None = None
+    not_netset: NetsetName | None = None
+    not_nets: tuple[Net, ...] = ()
+    not_ports: tuple[PortRange, ...] = ()
+    not_named_ports: tuple[str, ...] = ()
+
+
+ANYTHING = EntityMatch()
+
+
+class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One rule; every criterion that is given must hold for it to match."""
+
+    action: Action
+    origin: Origin
+    ip_version: Version | None = None
+    protocol: Protocol | None = None
+    not_protocol: Protocol | None = None
+    icmp: IcmpMatch | None = None
+    not_icmp: IcmpMatch | None = None
+    src: EntityMatch = ANYTHING
+    dst: EntityMatch = ANYTHING
+
+
+class Rules(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The rules of a profile, in order for each direction."""
+
+    ingress: tuple[Rule, ...] = ()
+    egress: tuple[Rule, ...] = ()
+    origin: Origin | None = None
+    """Whose profile this is: quoted where the end of an endpoint's profiles denies."""
+
+
+class Tags(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The tags a profile gives to its endpoints, sorted."""
+
+    tags: tuple[TagName, ...] = ()
+
+
+class Labels(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The labels a profile gives to its endpoints; never over a label of the endpoint's own."""
+
+    labels: dict[str, str] = {}
+
+
+class WorkloadEndpoint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A pod with an address of its own."""
+
+    id: EndpointId
+    addresses: tuple[Address, ...]
+    labels: dict[str, str] = {}
+    named_ports: tuple[NamedPort, ...] = ()
+    profiles: tuple[ProfileId, ...] = ()
+    """In the order in which their rules are tried."""
+    uid: str = ""
+    created: float = 0.0
+    """Seconds since the epoch."""
+    generation: int = 0
+    """The object's resourceVersion or file generation it was made from; 0 where there is none."""
+
+
+class Node(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A node: its addresses are exempt from its own pods' ingress policy (health probes)."""
+
+    name: NodeName
+    addresses: tuple[Address, ...] = ()
+    labels: dict[str, str] = {}
+    pod_cidrs: tuple[Net, ...] = ()
+
+
+class Tier(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A stage of evaluation; ``order`` None is last."""
+
+    name: TierName
+    order: float | None = None
+    default_action: Literal[Action.DENY, Action.PASS] = Action.DENY
+
+
+class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An ordered list of rules for the endpoints that ``selector`` is true of."""
+
+    id: PolicyId
+    tier: TierName
+    selector: SelectorText
+    types: tuple[Direction, ...]
+    """The directions this policy speaks for; without rules there, its tier's default action."""
+    order: float | None = None
+    ingress: tuple[Rule, ...] = ()
+    egress: tuple[Rule, ...] = ()
+    staged: bool = False
+    """Calculated and counted, never a verdict."""
+
+
+class NetworkSet(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Named nets with labels; a rule's selector finds them beside endpoints."""
+
+    name: NetsetName
+    labels: dict[str, str] = {}
+    nets: tuple[Net, ...] = ()
+    domains: tuple[str, ...] = ()
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One setting, by name, global or of a node."""
+
+    value: str
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """True once the first full sync of the controller is in."""
+
+    value: bool
+
+
+Value = (
+    WorkloadEndpoint
+    | Node
+    | Rules
+    | Tags
+    | Labels
+    | Tier
+    | Policy
+    | NetworkSet
+    | Setting
+    | Ready
+)

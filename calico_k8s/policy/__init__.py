@@ -1,0 +1,1 @@
+"""What a policy means: the definition that kernel, command line, lint and web are held to."""

@@ -1,0 +1,163 @@
+"""One state of the cluster, indexed and never changed: what :mod:`.verdict` looks things up in.
+
+In: stored items, a mapping from :data:`~calico_k8s.model.keys.Key` to value.  Out: endpoints by
+address, the tags and labels each endpoint ends up with, tiers and their policies in order.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TypeVar
+
+import grammar
+from calico_k8s.model import keys
+from calico_k8s.model.addresses import Address, net_contains
+from calico_k8s.model.names import (
+    EndpointId,
+    NetsetName,
+    NodeName,
+    PolicyId,
+    ProfileId,
+    SelectorText,
+    TagName,
+    TierName,
+)
+from calico_k8s.model.resources import (
+    Labels,
+    NetworkSet,
+    Node,
+    Policy,
+    Rules,
+    Setting,
+    Tags,
+    Tier,
+    Value,
+    WorkloadEndpoint,
+)
+
+NO_RULES = Rules()
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+def claim(endpoint: WorkloadEndpoint) -> tuple[float, str, EndpointId]:
+    """The sort key by which live endpoints contend for an address: the greatest owns it."""
+    return (endpoint.created, endpoint.uid, endpoint.id)
+
+
+def policy_sort_key(policy: Policy) -> tuple[float, str]:
+    """Order within a tier: by order, None last, then by ``name/namespace/kind``."""
+    order = float("inf") if policy.order is None else policy.order
+    kind, namespace, name = policy.id
+    return (order, f"{name}/{namespace}/{kind}")
+
+
+def tier_sort_key(tier: Tier) -> tuple[float, str]:
+    """Order of tiers: by order, None last, then by name."""
+    return (float("inf") if tier.order is None else tier.order, tier.name)
+
+
+@lru_cache(maxsize=65536)
+def selector(text: SelectorText) -> grammar.Selector:
+    """The selector a canonical text stands for."""
+    return grammar.parse_selector(text)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A state of the cluster."""
+
+    endpoints: Mapping[EndpointId, WorkloadEndpoint]
+    profile_rules: Mapping[ProfileId, Rules]
+    profile_tags: Mapping[ProfileId, Tags]
+    profile_labels: Mapping[ProfileId, Labels]
+    tiers: Mapping[TierName, Tier]
+    policies: Mapping[PolicyId, Policy]
+    netsets: Mapping[NetsetName, NetworkSet]
+    nodes: Mapping[NodeName, Node]
+    settings: Mapping[tuple[NodeName | None, str], str]
+
+    @classmethod
+    def from_items(cls, items: Mapping[keys.Key, Value]) -> "Snapshot":
+        """Index stored items; what is not policy (readiness) is left out."""
+        return cls(
+            endpoints={k.id: v for k, v in _select(items, keys.EndpointKey, WorkloadEndpoint)},
+            profile_rules={k.profile: v for k, v in _select(items, keys.ProfileRulesKey, Rules)},
+            profile_tags={k.profile: v for k, v in _select(items, keys.ProfileTagsKey, Tags)},
+            profile_labels={k.profile: v for k, v in _select(items, keys.ProfileLabelsKey, Labels)},
+            tiers={k.tier: v for k, v in _select(items, keys.TierKey, Tier)},
+            policies={k.policy: v for k, v in _select(items, keys.PolicyKey, Policy)},
+            netsets={k.netset: v for k, v in _select(items, keys.NetsetKey, NetworkSet)},
+            nodes={k.node: v for k, v in _select(items, keys.NodeKey, Node)},
+            settings={
+                (k.node, k.name): v.value for k, v in _select(items, keys.SettingKey, Setting)
+            },
+        )
+
+    @cached_property
+    def owner_by_address(self) -> Mapping[Address, WorkloadEndpoint]:
+        """Each address' one owner: of the live endpoints that hold it, the newest."""
+        owners: dict[Address, WorkloadEndpoint] = {}
+        for endpoint in sorted(self.endpoints.values(), key=claim):
+            for address in endpoint.addresses:
+                owners[address] = endpoint
+        return owners
+
+    @cached_property
+    def policies_by_tier(self) -> tuple[tuple[Tier, tuple[Policy, ...]], ...]:
+        """Tiers in order, each with its enforced policies in order.
+
+        A policy whose tier does not exist is in none of them: it is not enforced until it does.
+        """
+        tiers = sorted(self.tiers.values(), key=tier_sort_key)
+        policies = sorted(self.policies.values(), key=policy_sort_key)
+        return tuple(
+            (tier, tuple(p for p in policies if p.tier == tier.name and not p.staged))
+            for tier in tiers
+        )
+
+    def tags_of(self, endpoint: WorkloadEndpoint) -> frozenset[TagName]:
+        """The tags of all the endpoint's profiles."""
+        return frozenset(
+            tag
+            for profile in endpoint.profiles
+            if profile in self.profile_tags
+            for tag in self.profile_tags[profile].tags
+        )
+
+    def labels_of(self, endpoint: WorkloadEndpoint) -> Mapping[str, str]:
+        """The endpoint's own labels, and its profiles' where it has none of that key."""
+        labels: dict[str, str] = {}
+        for profile in reversed(endpoint.profiles):
+            if profile in self.profile_labels:
+                labels.update(self.profile_labels[profile].labels)
+        return labels | endpoint.labels
+
+    def rules_of(self, profile: ProfileId) -> Rules:
+        """A profile's rules; none for a profile that is not there."""
+        return self.profile_rules.get(profile, NO_RULES)
+
+    def netsets_of(self, address: Address) -> Iterable[NetworkSet]:
+        """The network sets that hold the address."""
+        return (
+            netset
+            for netset in self.netsets.values()
+            if any(net_contains(net, address) for net in netset.nets)
+        )
+
+    def is_node_address(self, node: NodeName, address: Address) -> bool:
+        """Whether the address is one of the node's own."""
+        return node in self.nodes and address in self.nodes[node].addresses
+
+    def setting(self, node: NodeName, name: str, default: str) -> str:
+        """A setting as the node sees it: its own, else the global one, else the default."""
+        return self.settings.get((node, name), self.settings.get((None, name), default))
+
+
+def _select(
+    items: Mapping[keys.Key, Value], key_type: type[_Key], value_type: type[_Value]
+) -> Iterator[tuple[_Key, _Value]]:
+    for key, value in items.items():
+        if isinstance(key, key_type) and isinstance(value, value_type):
+            yield key, value
