@@ -3,10 +3,11 @@
 In: nothing.  Out: the values that :mod:`calico_k8s.render` turns into chains and that Felix keeps
 as its desired state.  Everything here is already resolved for one node: the local end of a rule
 (``dst`` of an ingress rule, ``src`` of an egress rule) has been decided for each endpoint, so
-that a rule asks at most one ipset, about the other end, the *peer*.
+that a rule asks ipsets only about the other end, the *peer*: at most one positively.
 
-That one-set rule is what makes updates safe: with two changing sets in one rule, an intermediate
-state could allow what neither the old nor the new state does.
+That is what makes updates safe.  With two changing sets asked positively by one rule, a state
+between could allow what neither the old nor the new state does; with one, and negated ones beside
+it that grow first and shrink last, every state between gives the old verdict, the new, or deny.
 """
 
 from enum import StrEnum
@@ -18,6 +19,7 @@ from calico_k8s.model.addresses import Address, Net, Version
 from calico_k8s.model.names import EndpointId, TierName
 from calico_k8s.model.resources import (
     Action,
+    Direction,
     IcmpMatch,
     Origin,
     PortRange,
@@ -25,10 +27,14 @@ from calico_k8s.model.resources import (
 )
 
 IpsetId = NewType("IpsetId", str)
-"""``KIND-USE:HASH`` of what its members are; the same on every node and after every restart."""
+"""A hash of kind, direction, polarity and expression: the same after every restart."""
 
 GroupId = NewType("GroupId", str)
-"""Hash of a policy group's whole content: a changed rule makes another group."""
+"""A hash of direction, ordered policies and profiles, and how local ends were decided.
+
+A rule that changes keeps its group and changes its content; an endpoint whose policies change
+joins another group.
+"""
 
 
 class IpsetKind(StrEnum):
@@ -49,6 +55,8 @@ class Polarity(StrEnum):
     """Asked positively by a deny rule, or negated by an allow rule."""
     MOVES = "moves"
     """Asked by a pass rule: adding may open or close, so its new flows are held meanwhile."""
+    COUNTS = "counts"
+    """Asked by a log rule: no verdict depends on it."""
 
 
 class PortMember(NamedTuple):
@@ -68,6 +76,8 @@ class Ipset(msgspec.Struct, frozen=True):
     id: IpsetId
     kind: IpsetKind
     polarity: Polarity
+    direction: Direction
+    """Of the rules that ask it: a batch changes the two directions' sets at different moments."""
 
 
 class ResolvedRule(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -87,7 +97,7 @@ class ResolvedRule(msgspec.Struct, frozen=True, omit_defaults=True):
     icmp: IcmpMatch | None = None
     not_icmp: IcmpMatch | None = None
     peer_ipset: Ipset | None = None
-    peer_ipset_negated: bool = False
+    peer_not_ipsets: tuple[Ipset, ...] = ()
     src_nets: tuple[Net, ...] = ()
     src_not_nets: tuple[Net, ...] = ()
     src_ports: tuple[PortRange, ...] = ()
@@ -109,38 +119,40 @@ class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Group(msgspec.Struct, frozen=True):
-    """A policy group: what all its endpoints say to a flow.  The last stage is the profiles'."""
+    """A policy group: what all its endpoints say to a flow in one direction."""
 
     id: GroupId
-    ingress: tuple[Stage, ...]
-    egress: tuple[Stage, ...]
+    direction: Direction
+    stages: tuple[Stage, ...]
+    """Tiers in order; the last is the profiles'."""
 
 
 class LocalEndpoint(msgspec.Struct, frozen=True):
-    """An endpoint of this node with the addresses that it owns now."""
+    """An endpoint of this node with the addresses that it owns now, and its two groups."""
 
     id: EndpointId
     addresses: tuple[Address, ...]
-    group: GroupId
+    ingress: GroupId
+    egress: GroupId
 
 
 class Deltas(msgspec.Struct):
     """Differences from one flushed state to the next; empty collections where nothing changed.
 
-    A set that is created brings its members in ``added``; of a set that is removed, and of a
-    group or endpoint, only the id is named.
+    A set that is created brings its members in ``members_added``; of a set, group or endpoint that
+    is removed only the id is named.
     """
 
     ipsets_created: dict[IpsetId, Ipset] = msgspec.field(default_factory=dict)
     ipsets_removed: set[IpsetId] = msgspec.field(default_factory=set)
     members_added: dict[IpsetId, set[Member]] = msgspec.field(default_factory=dict)
     members_removed: dict[IpsetId, set[Member]] = msgspec.field(default_factory=dict)
-    groups_created: dict[GroupId, Group] = msgspec.field(default_factory=dict)
+    groups_updated: dict[GroupId, Group] = msgspec.field(default_factory=dict)
     groups_removed: set[GroupId] = msgspec.field(default_factory=set)
     endpoints_updated: dict[EndpointId, LocalEndpoint] = msgspec.field(default_factory=dict)
     endpoints_removed: set[EndpointId] = msgspec.field(default_factory=set)
-    node_addresses: tuple[Address, ...] | None = None
-    """This node's own addresses where they changed; None where they did not."""
+    settings_changed: bool = False
+    """Whether a setting that this node sees, or the node's own record, has changed."""
 
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
