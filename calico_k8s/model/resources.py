@@ -217,14 +217,5 @@ class Ready(msgspec.Struct, frozen=True):
 
 
 Value = (
-    WorkloadEndpoint
-    | Node
-    | Rules
-    | Tags
-    | Labels
-    | Tier
-    | Policy
-    | NetworkSet
-    | Setting
-    | Ready
+    WorkloadEndpoint | Node | Rules | Tags | Labels | Tier | Policy | NetworkSet | Setting | Ready
 )

@@ -59,7 +59,9 @@ def _entity_matches(
         (entity.tag is None or _has_tag(snapshot, entity.tag, address))
         and (entity.not_tag is None or not _has_tag(snapshot, entity.not_tag, address))
         and (entity.selector is None or _is_selected(snapshot, entity.selector, address))
-        and (entity.not_selector is None or not _is_selected(snapshot, entity.not_selector, address))
+        and (
+            entity.not_selector is None or not _is_selected(snapshot, entity.not_selector, address)
+        )
         and (entity.netset is None or _in_netset(snapshot, entity.netset, address))
         and (entity.not_netset is None or not _in_netset(snapshot, entity.not_netset, address))
         and (not entity.nets or _in_nets(entity.nets, address))

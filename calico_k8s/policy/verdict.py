@@ -133,7 +133,9 @@ def _walk_tier(
     snapshot: Snapshot, tier: Tier, policies: list[Policy], direction: Direction, look: "_Look"
 ) -> tuple[Action, Origin]:
     for policy in policies:
-        found = look.through(snapshot, policy.ingress if direction is Direction.INGRESS else policy.egress)
+        found = look.through(
+            snapshot, policy.ingress if direction is Direction.INGRESS else policy.egress
+        )
         look.note("policy", "/".join(policy.id), found[0] if found else None)
         if found:
             return found
@@ -147,7 +149,9 @@ def _walk_profiles(
     owner: Origin | None = None
     for profile in endpoint.profiles:
         rules = snapshot.rules_of(profile)
-        found = look.through(snapshot, rules.ingress if direction is Direction.INGRESS else rules.egress)
+        found = look.through(
+            snapshot, rules.ingress if direction is Direction.INGRESS else rules.egress
+        )
         look.note("profile", profile, found[0] if found else None)
         if found:
             return found
@@ -162,7 +166,9 @@ class _Look:
         self.flow = flow
         self.steps: list[Step] = []
 
-    def note(self, kind: StepKind, name: str, action: Action | None, origin: Origin | None = None) -> None:
+    def note(
+        self, kind: StepKind, name: str, action: Action | None, origin: Origin | None = None
+    ) -> None:
         self.steps.append(Step(kind, name, "no match" if action is None else str(action), origin))
 
     def through(self, snapshot: Snapshot, rules: tuple[Rule, ...]) -> tuple[Action, Origin] | None:
