@@ -11,7 +11,9 @@ def graph_of(*imports: str) -> ImportGraph:
     for line in imports:
         importer, imported = line.split(" -> ")
         for module in (importer, imported):
-            graph.add_module(module)
+            parts = module.split(".")
+            for depth in range(1, len(parts) + 1):
+                graph.add_module(".".join(parts[:depth]))
         graph.add_import(importer=importer, imported=imported)
     return graph
 
