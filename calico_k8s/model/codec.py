@@ -141,7 +141,8 @@ def _closed(key: keys.Key) -> Value | None:
             )
         case keys.TierKey(tier):
             return Tier(name=tier, order=float("-inf"))
-    return None
+        case _:
+            return None
 
 
 def _everything_in(namespace: NamespaceName) -> SelectorText:

@@ -168,7 +168,8 @@ def parse_path(path: str) -> Key | None:  # noqa: C901 - one arm for each kind o
             return _parse_policy_path(tier, policy)
         case ["", "v1", "netset", name]:
             return NetsetKey(NetsetName(name))
-    return None
+        case _:
+            return None
 
 
 def _parse_policy_path(tier: str, text: str) -> PolicyKey | None:

@@ -1,0 +1,1 @@
+"""Questions about a snapshot: who reaches whom and why, and what a change would do.  Pure."""
