@@ -33,7 +33,7 @@ class PureContract(Contract):
     packages: list[str] = _names()  # type: ignore[assignment]
     forbidden: list[str] = _names()  # type: ignore[assignment]
 
-    def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:  # noqa: FBT001 - framework's
+    def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
         """Kept when no chain of imports leads from a pure package to a forbidden module."""
         output.verbose_print(verbose, f"Checking {len(self.packages)} packages for purity...")
         chains = [
@@ -58,7 +58,7 @@ class DoorContract(Contract):
     libraries: list[str] = _names()  # type: ignore[assignment]
     doors: list[str] = _names()  # type: ignore[assignment]
 
-    def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:  # noqa: FBT001 - framework's
+    def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
         """Kept when every direct importer of a library is a door, or lies within one."""
         output.verbose_print(verbose, f"Checking the doors to {', '.join(self.libraries)}...")
         broken = [

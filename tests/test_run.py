@@ -1,0 +1,72 @@
+"""The runner of the checks: what it reads from tox.ini, and how it counts."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import run
+from tests.run import Check, Counts, count_results, read_checks
+
+TOX_INI = """
+[tox]
+env_list = lint, kernel
+[testenv:lint]
+commands =
+    ruff format --check .
+    ruff check .
+[testenv:kernel]
+commands = pytest -m "kernel and not cluster" {posargs}
+[testenv:bench]
+commands = python scripts/bench
+"""
+
+JUNIT = """<?xml version="1.0"?><testsuites><testsuite>
+<testcase name="a"/><testcase name="b"><system-out>talk</system-out></testcase>
+<testcase name="c"><failure message="no"/></testcase>
+<testcase name="d"><error message="no"/></testcase>
+<testcase name="e"><skipped message="no root"/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_without_arguments_every_command_of_the_listed_environments_runs() -> None:
+    assert read_checks(TOX_INI, []) == [
+        Check("lint", ("ruff", "format", "--check", "."), is_pytest=False),
+        Check("lint", ("ruff", "check", "."), is_pytest=False),
+        Check("kernel", ("pytest", "-m", "kernel and not cluster"), is_pytest=True),
+    ]
+
+
+def test_arguments_go_to_pytest_and_only_pytest_runs() -> None:
+    expected = ("pytest", "-m", "kernel and not cluster", "-k", "chain or set")
+    assert [check.command for check in read_checks(TOX_INI, ["-k", "chain or set"])] == [expected]
+
+
+def test_an_error_counts_as_failed() -> None:
+    assert count_results(JUNIT) == Counts(passed=2, failed=2, skipped=1)
+
+
+def test_the_counts_print_in_the_form_that_scripts_rely_on() -> None:
+    assert str(Counts(3, 0, 1)) == "3 passed, 0 failed, 1 skipped"
+
+
+@pytest.mark.parametrize(
+    ("code", "is_pytest", "expected"),
+    [
+        ("", False, Counts()),
+        ("raise SystemExit(2)", False, Counts(failed=1)),
+        # a run of pytest that dies before it writes its results
+        ("import os; os._exit(3)", True, Counts(failed=1)),
+        ("raise SystemExit(5)", True, Counts(failed=1)),
+    ],
+)
+def test_a_check_that_ends_badly_counts_as_failed(
+    tmp_path: Path, code: str, is_pytest: bool, expected: Counts
+) -> None:
+    check = Check("any", (sys.executable, "-c", code), is_pytest=is_pytest)
+    assert run.run_check(check, tmp_path / "none.xml", may_be_empty=False) == expected
+
+
+def test_nothing_collected_is_fine_only_when_the_user_chose_tests(tmp_path: Path) -> None:
+    check = Check("any", (sys.executable, "-c", "raise SystemExit(5)"), is_pytest=True)
+    assert run.run_check(check, tmp_path / "none.xml", may_be_empty=True) == Counts()
