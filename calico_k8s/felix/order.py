@@ -6,7 +6,7 @@ or is denied; never an allow that neither state gives.  Why the order achieves t
 sets whose members open, *C* those whose members close, ingress and egress apart::
 
     1  create new sets, full              nobody asks them yet
-    2  C: add                             only closes
+    2  C: add; endpoints that go          only closes
     3  O of affected groups, and of
        egress: remove                     only closes; egress is now at most old and new
     4  write chains, one transaction      affected groups go from at most old to at most new
@@ -131,9 +131,10 @@ def _steps(batch: Batch) -> Iterator[Step]:
     has_passes = bool(by_role[Role.PASSES])
     tightened = [c for c in ingress if c.is_affected or has_passes] + by_role[Role.OPENS_EGRESS]
     grown_first = [c for c in ingress if c not in tightened]
-
     yield from (CreateSet(c.ipset, c.added) for c in batch.sets if c.is_new)
+    maps = (*by_role[Role.EGRESS_MAP], *by_role[Role.INGRESS_MAP])
     yield from _add(by_role[Role.CLOSES])
+    yield from _leave(maps)
     yield from _remove(tightened)
     if batch.grown:
         yield WriteTables(batch.grown)
@@ -152,30 +153,41 @@ def _steps(batch: Batch) -> Iterator[Step]:
         yield DestroySets(tuple(ipset.name for ipset in batch.destroyed))
 
 
+def _leave(maps: Iterable[SetChange]) -> Iterator[Step]:
+    """Take out the addresses that no endpoint has any more."""
+    for change in maps:
+        kept = {_address(member) for member in change.added}
+        gone = frozenset(member for member in change.removed if _address(member) not in kept)
+        if gone:
+            yield RemoveMembers(change.ipset, gone)
+
+
 def _move(egress: list[SetChange], ingress: list[SetChange]) -> Iterator[Step]:
     moves_egress = any(_replaced(change) for change in egress)
     for change in ingress:
         replaced = _replaced(change)
         if moves_egress and replaced:
             yield RemoveMembers(change.ipset, replaced)
-    for change in egress:
-        yield from _only_removed(change)
     yield from _add(egress)
+    for change in egress:
+        # An address that has changed its interface: the new way in stands before the old one goes.
+        kept = {_address(member) for member in change.added}
+        old_ways = change.removed - _replaced(change)
+        old_ways = frozenset(member for member in old_ways if _address(member) in kept)
+        if old_ways:
+            yield RemoveMembers(change.ipset, old_ways)
     yield from _add(ingress)
-    for change in ingress:
-        yield from _only_removed(change)
+
+
+def _address(member: KernelMember) -> str:
+    """The address of a map's member: ``ADDRESS`` or ``ADDRESS,INTERFACE``."""
+    return member.text.partition(",")[0]
 
 
 def _replaced(change: SetChange) -> frozenset[KernelMember]:
     """The programmed members whose key stays and whose mark changes."""
     kept = {member.text for member in change.added}
     return frozenset(member for member in change.removed if member.text in kept)
-
-
-def _only_removed(change: SetChange) -> Iterator[Step]:
-    gone = change.removed - _replaced(change)
-    if gone:
-        yield RemoveMembers(change.ipset, gone)
 
 
 def _add(changes: Iterable[SetChange]) -> Iterator[Step]:
