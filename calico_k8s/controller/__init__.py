@@ -1,0 +1,1 @@
+"""The one writer of policy: what Kubernetes wants, and the difference to what is stored."""

@@ -1,0 +1,115 @@
+"""Brings the datastore to the wanted items, writing only what differs, in a safe order.
+
+In: wanted items, whole or as changes.  Out: transactions such that whoever reads in between never
+sees an endpoint whose profile, or a policy whose tier, is missing: what is referred to is written
+first and deleted last.  What the items mean is not looked at here.
+"""
+
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+
+import msgspec
+
+from calico_k8s.datastore.store import Compare, Delete, Operation, Put, Store, transact_in_order
+from calico_k8s.errors import StoreError
+from calico_k8s.model import codec, keys
+from calico_k8s.model.keys import Key
+from calico_k8s.model.resources import Ready, Value
+
+MASS_DELETION_MIN = 100
+"""From this many stored endpoints on, deleting more than half asks for a second look."""
+
+_RANK: dict[type, int] = {
+    keys.SettingKey: 0,
+    keys.NodeKey: 0,
+    keys.TierKey: 0,
+    keys.NetsetKey: 0,
+    keys.ProfileLabelsKey: 0,
+    keys.ProfileTagsKey: 0,
+    keys.ProfileRulesKey: 0,
+    keys.PolicyKey: 1,
+    keys.EndpointKey: 2,
+    keys.ReadyKey: 3,
+}
+"""The order of writing; deleting goes the other way."""
+
+
+class Written(msgspec.Struct, frozen=True):
+    """How many keys a call wrote and deleted."""
+
+    put: int
+    deleted: int
+
+
+class Reconciler:
+    """The writer of one store.
+
+    It remembers what is stored, so that a change costs what differs and not a read.  After any
+    error of the store it remembers nothing: call :meth:`sync` again.
+    """
+
+    def __init__(self, store: Store, fence: tuple[Compare, ...] = ()) -> None:
+        self._store = store
+        self._fence = fence
+        self._stored: dict[Key, bytes] | None = None
+
+    def sync(
+        self,
+        wanted: Mapping[Key, Value],
+        confirm: Callable[[], Mapping[Key, Value]] | None = None,
+    ) -> Written:
+        """Bring the whole store to ``wanted``, then say that it is ready.
+
+        Where that would delete more than half of many endpoints, ``confirm`` is asked for the
+        wanted items once more, from their source; an endpoint that either look still has stays.
+        """
+        stored = self._read()
+        wanted = dict(wanted)
+        if confirm is not None and _is_mass_deletion(stored, wanted):
+            again = confirm()
+            wanted = {**dict(again), **wanted} if _is_mass_deletion(stored, again) else dict(again)
+        return self.write(
+            {**wanted, keys.ReadyKey(): Ready(True)},
+            stored.keys() - wanted.keys() - {keys.ReadyKey()},
+        )
+
+    def write(self, puts: Mapping[Key, Value], deletes: AbstractSet[Key]) -> Written:
+        """Write the puts that differ from what is stored, then the deletes that are there.
+
+        Raises:
+            StoreError: some or all of it is not written.
+        """
+        stored = self._stored if self._stored is not None else self._read()
+        encoded = {key: codec.encode(puts[key]) for key in sorted(puts, key=_rank)}
+        changed = {key: raw for key, raw in encoded.items() if stored.get(key) != raw}
+        gone = [key for key in sorted(deletes, key=_rank, reverse=True) if key in stored]
+        operations: list[Operation] = [Put(keys.key_path(key), raw) for key, raw in changed.items()]
+        operations += [Delete(keys.key_path(key)) for key in gone]
+        try:
+            transact_in_order(self._store, operations, self._fence)
+        except StoreError:
+            self._stored = None
+            raise
+        stored.update(changed)
+        for key in gone:
+            del stored[key]
+        return Written(len(changed), len(gone))
+
+    def _read(self) -> dict[Key, bytes]:
+        found: dict[Key, bytes] = {}
+        for entry in self._store.read(keys.V1).entries:
+            key = keys.parse_path(entry.key)
+            if key is not None:
+                found[key] = entry.value
+        self._stored = found
+        return found
+
+
+def _rank(key: Key) -> tuple[int, str]:
+    return _RANK[type(key)], keys.key_path(key)
+
+
+def _is_mass_deletion(stored: Mapping[Key, bytes], wanted: Mapping[Key, Value]) -> bool:
+    endpoints = {key for key in stored if isinstance(key, keys.EndpointKey)}
+    gone = endpoints - wanted.keys()
+    return len(endpoints) >= MASS_DELETION_MIN and 2 * len(gone) > len(endpoints)
