@@ -1,0 +1,95 @@
+"""``calico-k8s``: finds the command, runs it, and turns errors into one sentence and an exit code.
+
+Exit codes: 0 fine; 1 the answer is no; 2 wrong use or bad input; 3 something needed is missing or
+away.  Commands are imported when they are called: a command pays for what it uses.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from calico_k8s.errors import CalicoError
+
+COMMANDS = {
+    "affected": "policy",
+    "can": "policy",
+    "completion": "completion",
+    "demo": "lab",
+    "explain": "policy",
+    "felix": "node",
+    "fmt": "text",
+    "get": "stored",
+    "lab": "lab",
+    "lint": "text",
+    "matrix": "policy",
+    "standalone": "node",
+    "status": "stored",
+}
+"""Each command's module below this package; the command is the object of its name in it."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """All commands, sorted."""
+        return sorted(COMMANDS)
+
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's signature
+        cmd_name: str,
+    ) -> click.Command | None:
+        """The command, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"calico_k8s.cli.{COMMANDS[cmd_name]}")
+        command = getattr(module, f"{cmd_name}_command")
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module.__name__}.{cmd_name}_command is not a command")
+        return command
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="calico_k8s", prog_name="calico-k8s")
+def program() -> None:
+    r"""Say in one line who may talk to a Kubernetes pod, and have every node enforce it.
+
+    \b
+    calico-k8s demo                                   the story, on this machine, in 20 seconds
+    calico-k8s lint manifests/                        what is wrong with annotations and flags
+    calico-k8s can manifests/ --from web/a --to db/b --port 5432
+    calico-k8s lab matrix manifests/                  the same question, asked with real packets
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program and exit with its code."""
+    try:
+        code = program.main(args=arguments, prog_name=_program_name(), standalone_mode=False)
+    except click.exceptions.Exit as ended:
+        code = ended.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except CalicoError as error:
+        click.echo(f"error: {error}", err=True)
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        code = 130
+    except BrokenPipeError:
+        # The reader has gone (`| head`): what it wanted is written.  Python would complain about
+        # the unwritten rest when it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _program_name() -> str:
+    called = Path(sys.argv[0]).name
+    return "kubectl calico_k8s" if called == "kubectl-calico_k8s" else "calico-k8s"
