@@ -15,7 +15,10 @@ sets whose members open, *C* those whose members close, ingress and egress apart
                                           the old or the new ingress
     7  O of egress and of affected: add   ingress is new; at most new
     8  C: remove                          opens only what is new
-    9  drop old chains, then old sets     nobody asks them any more
+    9  destroy sets                       nobody asks them any more
+
+Chains that endpoints leave in this batch stay: the agent retires them, and a later batch drops
+them with their sets.
 
 A group is *affected* when its chains change in this batch or an endpoint joins or leaves it.
 Without affected groups an ingress peer that moves from one allowed set to another is never denied
@@ -68,11 +71,10 @@ class Batch(msgspec.Struct, frozen=True):
     """Everything that differs between two states of the kernel."""
 
     sets: tuple[SetChange, ...] = ()
-    destroyed: tuple[KernelIpset, ...] = ()
-    grown: tuple[Table, ...] = ()
-    """Tables with the new chains, and the old ones that endpoints may still be in."""
-    final: tuple[Table, ...] = ()
-    """Tables as they are to be; the same as ``grown`` where no chain goes."""
+    tables: tuple[Table, ...] = ()
+    """Tables whose chains differ, with the chains that endpoints leave in this batch."""
+    destroyed: tuple[IpsetName, ...] = ()
+    """Sets that neither these tables nor the ones that stay ask for."""
 
 
 class CreateSet(msgspec.Struct, frozen=True):
@@ -136,8 +138,8 @@ def _steps(batch: Batch) -> Iterator[Step]:
     yield from _add(by_role[Role.CLOSES])
     yield from _leave(maps)
     yield from _remove(tightened)
-    if batch.grown:
-        yield WriteTables(batch.grown)
+    if batch.tables:
+        yield WriteTables(batch.tables)
     for change in by_role[Role.PASSES]:
         yield ReplaceMembers(change.ipset, change.added, change.removed)
     yield from _move(by_role[Role.EGRESS_MAP], by_role[Role.INGRESS_MAP])
@@ -147,10 +149,8 @@ def _steps(batch: Batch) -> Iterator[Step]:
     yield from _remove(by_role[Role.CLOSES])
     yield from _add(by_role[Role.NEUTRAL])
     yield from _remove(by_role[Role.NEUTRAL])
-    if batch.final != batch.grown:
-        yield WriteTables(batch.final)
     if batch.destroyed:
-        yield DestroySets(tuple(ipset.name for ipset in batch.destroyed))
+        yield DestroySets(batch.destroyed)
 
 
 def _leave(maps: Iterable[SetChange]) -> Iterator[Step]:
