@@ -15,10 +15,14 @@ path below ``/calico``                                 key
 
 Paths here are without the ``/calico`` that the store's URL chooses.  A path of ours that no key
 fits (host endpoints, the leader's key, a newer version's) parses to None and is left alone.
+
+Keys are structs, not named tuples: as tuples a profile's rules, tags and labels would be one key
+of a mapping.
 """
 
-from typing import NamedTuple
 from urllib.parse import quote, unquote
+
+import msgspec
 
 from calico_k8s.model.names import (
     EndpointId,
@@ -37,61 +41,61 @@ STATUS = "/felix/v2/"
 LEADER_PATH = "/v1/leader"
 
 
-class ReadyKey(NamedTuple):
+class ReadyKey(msgspec.Struct, frozen=True):
     """Whether the first full sync is in."""
 
 
-class SettingKey(NamedTuple):
+class SettingKey(msgspec.Struct, frozen=True):
     """One setting; a node's own goes before the global one (node None)."""
 
     node: NodeName | None
     name: str
 
 
-class NodeKey(NamedTuple):
+class NodeKey(msgspec.Struct, frozen=True):
     """A node's addresses and labels."""
 
     node: NodeName
 
 
-class EndpointKey(NamedTuple):
+class EndpointKey(msgspec.Struct, frozen=True):
     """A workload endpoint."""
 
     id: EndpointId
 
 
-class ProfileRulesKey(NamedTuple):
+class ProfileRulesKey(msgspec.Struct, frozen=True):
     """A profile's rules."""
 
     profile: ProfileId
 
 
-class ProfileTagsKey(NamedTuple):
+class ProfileTagsKey(msgspec.Struct, frozen=True):
     """The tags a profile gives."""
 
     profile: ProfileId
 
 
-class ProfileLabelsKey(NamedTuple):
+class ProfileLabelsKey(msgspec.Struct, frozen=True):
     """The labels a profile gives."""
 
     profile: ProfileId
 
 
-class TierKey(NamedTuple):
+class TierKey(msgspec.Struct, frozen=True):
     """A tier."""
 
     tier: TierName
 
 
-class PolicyKey(NamedTuple):
+class PolicyKey(msgspec.Struct, frozen=True):
     """A policy in its tier."""
 
     tier: TierName
     policy: PolicyId
 
 
-class NetsetKey(NamedTuple):
+class NetsetKey(msgspec.Struct, frozen=True):
     """A network set."""
 
     netset: NetsetName

@@ -16,7 +16,6 @@ from calico_k8s.model.names import (
     EndpointId,
     NetsetName,
     NodeName,
-    PolicyId,
     ProfileId,
     SelectorText,
     TagName,
@@ -73,7 +72,8 @@ class Snapshot:
     profile_tags: Mapping[ProfileId, Tags]
     profile_labels: Mapping[ProfileId, Labels]
     tiers: Mapping[TierName, Tier]
-    policies: Mapping[PolicyId, Policy]
+    policies: Mapping[keys.PolicyKey, Policy]
+    """By tier too: while a policy moves to another tier, it stands in both."""
     netsets: Mapping[NetsetName, NetworkSet]
     nodes: Mapping[NodeName, Node]
     settings: Mapping[tuple[NodeName | None, str], str]
@@ -87,7 +87,7 @@ class Snapshot:
             profile_tags={k.profile: v for k, v in _select(items, keys.ProfileTagsKey, Tags)},
             profile_labels={k.profile: v for k, v in _select(items, keys.ProfileLabelsKey, Labels)},
             tiers={k.tier: v for k, v in _select(items, keys.TierKey, Tier)},
-            policies={k.policy: v for k, v in _select(items, keys.PolicyKey, Policy)},
+            policies=dict(_select(items, keys.PolicyKey, Policy)),
             netsets={k.netset: v for k, v in _select(items, keys.NetsetKey, NetworkSet)},
             nodes={k.node: v for k, v in _select(items, keys.NodeKey, Node)},
             settings={
