@@ -51,7 +51,7 @@ class Step(msgspec.Struct, frozen=True):
     name: str
     outcome: str
     """``skipped``, ``no match``, or the action that was taken."""
-    origin: Origin | None = None
+    rule: Rule | None = None
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -167,14 +167,14 @@ class _Look:
         self.steps: list[Step] = []
 
     def note(
-        self, kind: StepKind, name: str, action: Action | None, origin: Origin | None = None
+        self, kind: StepKind, name: str, action: Action | None, rule: Rule | None = None
     ) -> None:
-        self.steps.append(Step(kind, name, "no match" if action is None else str(action), origin))
+        self.steps.append(Step(kind, name, "no match" if action is None else str(action), rule))
 
     def through(self, snapshot: Snapshot, rules: tuple[Rule, ...]) -> tuple[Action, Origin] | None:
         for rule in rules:
             matched = rule_matches(snapshot, rule, self.flow)
-            self.note("rule", "", rule.action if matched else None, rule.origin)
+            self.note("rule", "", rule.action if matched else None, rule)
             if matched and rule.action is not Action.LOG:
                 return rule.action, rule.origin
         return None

@@ -1,0 +1,73 @@
+"""Rules, matches and origins in words, as ``explain``, ``affected`` and ``get`` show them."""
+
+from collections.abc import Iterator
+
+from calico_k8s.model.resources import (
+    PROTOCOL_NAMES,
+    EntityMatch,
+    Origin,
+    PortRange,
+    Protocol,
+    Rule,
+    WorkloadEndpoint,
+)
+
+_KINDS = {"Pod": "annotation of pod", "Tier": "tier", "Profile": "profiles of no one"}
+
+
+def describe_origin(origin: Origin, endpoint: WorkloadEndpoint | None = None) -> str:
+    """The object a rule was written in, and its place there, counted from 1."""
+    name = origin.name
+    if origin.kind == "Pod" and not name and endpoint is not None:
+        name = endpoint.id.name
+    where = "/".join(part for part in (origin.namespace, name) if part)
+    words = f"{_KINDS.get(origin.kind, origin.kind)} {where}".strip()
+    return words if origin.index < 0 else f"{words}, rule {origin.index + 1}"
+
+
+def describe_rule(rule: Rule) -> str:
+    """A rule in the order of an annotation's statement."""
+    words = [str(rule.action)]
+    if rule.ip_version is not None:
+        words.append(f"IPv{rule.ip_version}")
+    if rule.protocol is not None:
+        words.append(_protocol(rule.protocol))
+    if rule.not_protocol is not None:
+        words.append(f"not {_protocol(rule.not_protocol)}")
+    for negation, icmp in (("", rule.icmp), ("not ", rule.not_icmp)):
+        if icmp is not None:
+            code = "" if icmp.code is None else f" code {icmp.code}"
+            words.append(f"{negation}type {icmp.type}{code}")
+    for preposition, entity in (("from", rule.src), ("to", rule.dst)):
+        matches = list(_matches(entity))
+        if matches:
+            words += [preposition, *matches]
+    return " ".join(words)
+
+
+def _matches(entity: EntityMatch) -> Iterator[str]:
+    criteria = (
+        ("tag", entity.tag, entity.not_tag),
+        ("selector", entity.selector, entity.not_selector),
+        ("netset", entity.netset, entity.not_netset),
+        ("cidr", ",".join(entity.nets), ",".join(entity.not_nets)),
+        (
+            "port",
+            _ports(entity.ports, entity.named_ports),
+            _ports(entity.not_ports, entity.not_named_ports),
+        ),
+    )
+    for kind, wanted, unwanted in criteria:
+        if wanted:
+            yield f"{kind} ({wanted})" if kind == "selector" else f"{kind} {wanted}"
+        if unwanted:
+            yield f"not {kind} ({unwanted})" if kind == "selector" else f"not {kind} {unwanted}"
+
+
+def _ports(ports: tuple[PortRange, ...], names: tuple[str, ...]) -> str:
+    numbers = [str(low) if low == high else f"{low}:{high}" for low, high in ports]
+    return ",".join([*numbers, *names])
+
+
+def _protocol(protocol: Protocol) -> str:
+    return PROTOCOL_NAMES.get(protocol, f"protocol {protocol}")
