@@ -20,6 +20,8 @@ Net = NewType("Net", str)
 Version = Literal[4, 6]
 
 ADDRESS_BITS = {4: 32, 6: 128}
+MAPPED_PREFIX = 96
+"""Length of ``::ffff:0:0/96``.  Source: RFC 4291 section 2.5.5.2."""
 
 
 class NetRange(NamedTuple):
@@ -51,13 +53,21 @@ def parse_address(text: str) -> Address:
 def parse_net(text: str) -> Net:
     """The canonical form of one CIDR: host bits are masked off, a bare address is its own net.
 
+    A net of IPv4-mapped IPv6 addresses is the IPv4 net, as its addresses are.
+
     Raises:
-        InputError: not a CIDR; the message says what is wrong with it.
+        InputError: not a CIDR, or one with a zone; the message says what is wrong with it.
     """
+    if "%" in text:
+        raise InputError(f"'{text}' has a zone: give the CIDR without it")
     try:
-        return Net(str(ipaddress.ip_network(text.strip(), strict=False)))
+        parsed = ipaddress.ip_network(text.strip(), strict=False)
     except ValueError as error:
         raise InputError(f"'{text}' is not a CIDR: {error}") from None
+    mapped = getattr(parsed.network_address, "ipv4_mapped", None)
+    if mapped is not None and parsed.prefixlen >= MAPPED_PREFIX:
+        return Net(f"{mapped}/{parsed.prefixlen - MAPPED_PREFIX}")
+    return Net(str(parsed))
 
 
 def address_version(text: Address | Net) -> Version:
