@@ -1,202 +1,127 @@
 """In which order a batch of changes reaches the kernel: pure.
 
-In: the changes of one batch, each with what it can do to a verdict.  Out: the steps, in order.
-At every instant between two steps, or inside one, a new flow gets its old verdict, its new one,
-or is denied; never an allow that neither state gives.  Why the order achieves that, with *O* the
-sets whose members open, *C* those whose members close, ingress and egress apart::
+In: the sets that a batch changes, each with what it can do to a verdict.  Out: the steps, in
+order; which members they add and remove is the ipset driver's difference.  At every instant a new
+flow gets its old verdict, its new one, or is denied; never an allow that neither state gives.
+Why the order achieves that, with *O* the sets whose members open, *C* those whose members close:
 
-    1  create new sets, full              nobody asks them yet
-    2  C: add; endpoints that go          only closes
-    3  O of affected groups, and of
-       egress: remove                     only closes; egress is now at most old and new
-    4  write chains, one transaction      affected groups go from at most old to at most new
-    5  move endpoints between groups      an entry is replaced whole
-    6  O of ingress: add, then remove     egress is at most both, so what passes, passes in
-                                          the old or the new ingress
-    7  O of egress and of affected: add   ingress is new; at most new
-    8  C: remove                          opens only what is new
-    9  destroy sets                       nobody asks them any more
-
-Chains that endpoints leave in this batch stay: the agent retires them, and a later batch drops
-them with their sets.
+=  ====================================  =========================================================
+1  create new sets and fill them         nobody asks them yet
+2  C: add; endpoints that go             only closes
+3  O of affected groups and of egress:   only closes; from here egress lets through at most what
+   remove                                both states would
+4  write tables, one transaction each    affected groups go from at most old to at most new
+5  move endpoints between groups         an entry is replaced whole
+6  other O of ingress: add, then remove  what passes, passes in the old or in the new ingress
+7  O of step 3: add                      ingress is new; at most new
+8  C: remove                             opens only what is new
+9  destroy sets                          nobody asks them any more
+=  ====================================  =========================================================
 
 A group is *affected* when its chains change in this batch or an endpoint joins or leaves it.
-Without affected groups an ingress peer that moves from one allowed set to another is never denied
-between.  Sets that pass rules ask are replaced whole, in step 4, with everything else tightened.
+Where none is, an ingress peer that goes from one allowed set to another is never denied between.
+Chains that endpoints leave stay: the agent retires them, and a later batch drops them.
 
 When endpoints move in both maps at once, an old egress could meet a new ingress that no state
-has.  Their ingress entries are then taken out first: a new flow to an unknown endpoint drops.
+has.  Their ingress entries are then taken out before: a new flow to an unknown endpoint drops.
 """
 
 from collections.abc import Iterable, Iterator
-from enum import Enum
+from enum import Enum, auto
+from typing import NamedTuple
 
-import msgspec
-
-from calico_k8s.render.tables import IpsetName, KernelIpset, KernelMember, Table
+from calico_k8s.render.tables import IpsetName
 
 
 class Role(Enum):
     """What a change of a set's members can do."""
 
-    OPENS_INGRESS = "opens-ingress"
-    OPENS_EGRESS = "opens-egress"
-    CLOSES = "closes"
-    PASSES = "passes"
-    """Asked by pass rules: adding may open or close."""
-    NEUTRAL = "neutral"
-    """No verdict depends on it."""
-    EGRESS_MAP = "egress-map"
+    NEW = auto()
+    """Not in the kernel before this batch."""
+    OPENS_INGRESS = auto()
+    OPENS_EGRESS = auto()
+    CLOSES = auto()
+    EGRESS_MAP = auto()
     """(address, interface) of local endpoints to egress group; missing is closed."""
-    INGRESS_MAP = "ingress-map"
+    INGRESS_MAP = auto()
     """Address of local endpoints to ingress group; missing is closed."""
+    NEUTRAL = auto()
+    """No verdict depends on it."""
 
 
-class SetChange(msgspec.Struct, frozen=True):
-    """How one ipset's members differ from what is programmed.
+class ChangedSet(NamedTuple):
+    """A set whose members differ from what is programmed."""
 
-    In a map a member that is in ``added`` under the key of a programmed one replaces it.
-    """
-
-    ipset: KernelIpset
+    name: IpsetName
     role: Role
-    added: frozenset[KernelMember] = frozenset()
-    removed: frozenset[KernelMember] = frozenset()
-    is_new: bool = False
     is_affected: bool = False
-    """Whether a group that asks it is affected."""
+    """Whether an affected group asks it."""
 
 
-class Batch(msgspec.Struct, frozen=True):
-    """Everything that differs between two states of the kernel."""
+class Do(Enum):
+    """What a step does to its sets."""
 
-    sets: tuple[SetChange, ...] = ()
-    tables: tuple[Table, ...] = ()
-    """Tables whose chains differ, with the chains that endpoints leave in this batch."""
-    destroyed: tuple[IpsetName, ...] = ()
-    """Sets that neither these tables nor the ones that stay ask for."""
-
-
-class CreateSet(msgspec.Struct, frozen=True):
-    """Create a set with its members."""
-
-    ipset: KernelIpset
-    members: frozenset[KernelMember]
+    CREATE = auto()
+    ADD = auto()
+    """Add the missing members, and replace the marks that differ."""
+    REMOVE = auto()
+    HOLD = auto()
+    """Take out the members whose mark is about to be replaced."""
+    WRITE_TABLES = auto()
+    DESTROY = auto()
 
 
-class AddMembers(msgspec.Struct, frozen=True):
-    """Add members, replacing the mark of those that are there."""
+class Step(NamedTuple):
+    """One step; without names where it is not about particular sets."""
 
-    ipset: KernelIpset
-    members: frozenset[KernelMember]
-
-
-class RemoveMembers(msgspec.Struct, frozen=True):
-    """Remove members."""
-
-    ipset: KernelIpset
-    members: frozenset[KernelMember]
+    do: Do
+    names: tuple[IpsetName, ...] = ()
 
 
-class ReplaceMembers(msgspec.Struct, frozen=True):
-    """Change a set's members at one instant, by a swap."""
+class Moves(NamedTuple):
+    """Whether the batch replaces marks in the maps: endpoints that change their group."""
 
-    ipset: KernelIpset
-    added: frozenset[KernelMember]
-    removed: frozenset[KernelMember]
-
-
-class WriteTables(msgspec.Struct, frozen=True):
-    """Bring tables to this state, each in one transaction."""
-
-    tables: tuple[Table, ...]
+    egress: bool = False
+    ingress: bool = False
 
 
-class DestroySets(msgspec.Struct, frozen=True):
-    """Destroy sets that no rule asks."""
-
-    names: tuple[IpsetName, ...]
-
-
-Step = CreateSet | AddMembers | RemoveMembers | ReplaceMembers | WriteTables | DestroySets
-
-
-def steps(batch: Batch) -> tuple[Step, ...]:
-    """The steps of a batch, in order; none that does nothing."""
-    return tuple(_steps(batch))
+def steps(changed: Iterable[ChangedSet], *, writes_tables: bool, moves: Moves) -> tuple[Step, ...]:
+    """The steps of a batch, in order."""
+    sets = tuple(changed)
+    return tuple(
+        step
+        for step in _steps(sets, writes_tables, moves)
+        if step.names or step.do in (Do.CREATE, Do.WRITE_TABLES, Do.DESTROY)
+    )
 
 
-def _steps(batch: Batch) -> Iterator[Step]:
-    changes = [change for change in batch.sets if not change.is_new]
-    by_role = {role: [c for c in changes if c.role is role] for role in Role}
-    ingress = by_role[Role.OPENS_INGRESS]
-    has_passes = bool(by_role[Role.PASSES])
-    tightened = [c for c in ingress if c.is_affected or has_passes] + by_role[Role.OPENS_EGRESS]
-    grown_first = [c for c in ingress if c not in tightened]
-    yield from (CreateSet(c.ipset, c.added) for c in batch.sets if c.is_new)
-    maps = (*by_role[Role.EGRESS_MAP], *by_role[Role.INGRESS_MAP])
-    yield from _add(by_role[Role.CLOSES])
-    yield from _leave(maps)
-    yield from _remove(tightened)
-    if batch.tables:
-        yield WriteTables(batch.tables)
-    for change in by_role[Role.PASSES]:
-        yield ReplaceMembers(change.ipset, change.added, change.removed)
-    yield from _move(by_role[Role.EGRESS_MAP], by_role[Role.INGRESS_MAP])
-    yield from _add(grown_first)
-    yield from _remove(grown_first)
-    yield from _add(tightened)
-    yield from _remove(by_role[Role.CLOSES])
-    yield from _add(by_role[Role.NEUTRAL])
-    yield from _remove(by_role[Role.NEUTRAL])
-    if batch.destroyed:
-        yield DestroySets(batch.destroyed)
+def _steps(sets: tuple[ChangedSet, ...], writes_tables: bool, moves: Moves) -> Iterator[Step]:  # noqa: FBT001 - one caller, above
+    tight = _names(sets, Role.OPENS_EGRESS) + tuple(
+        s.name for s in sets if s.role is Role.OPENS_INGRESS and s.is_affected
+    )
+    loose = tuple(s.name for s in sets if s.role is Role.OPENS_INGRESS and not s.is_affected)
+    closes = _names(sets, Role.CLOSES)
+    egress_map, ingress_map = _names(sets, Role.EGRESS_MAP), _names(sets, Role.INGRESS_MAP)
+
+    yield Step(Do.CREATE)
+    yield Step(Do.ADD, _names(sets, Role.NEW))
+    yield Step(Do.ADD, closes)
+    yield Step(Do.REMOVE, ingress_map + egress_map)
+    yield Step(Do.REMOVE, tight)
+    if writes_tables:
+        yield Step(Do.WRITE_TABLES)
+    if moves.egress and moves.ingress:
+        yield Step(Do.HOLD, ingress_map)
+    yield Step(Do.ADD, egress_map)
+    yield Step(Do.ADD, ingress_map)
+    yield Step(Do.ADD, loose)
+    yield Step(Do.REMOVE, loose)
+    yield Step(Do.ADD, tight)
+    yield Step(Do.REMOVE, closes)
+    yield Step(Do.ADD, _names(sets, Role.NEUTRAL))
+    yield Step(Do.REMOVE, _names(sets, Role.NEUTRAL))
+    yield Step(Do.DESTROY)
 
 
-def _leave(maps: Iterable[SetChange]) -> Iterator[Step]:
-    """Take out the addresses that no endpoint has any more."""
-    for change in maps:
-        kept = {_address(member) for member in change.added}
-        gone = frozenset(member for member in change.removed if _address(member) not in kept)
-        if gone:
-            yield RemoveMembers(change.ipset, gone)
-
-
-def _move(egress: list[SetChange], ingress: list[SetChange]) -> Iterator[Step]:
-    moves_egress = any(_replaced(change) for change in egress)
-    for change in ingress:
-        replaced = _replaced(change)
-        if moves_egress and replaced:
-            yield RemoveMembers(change.ipset, replaced)
-    yield from _add(egress)
-    for change in egress:
-        # An address that has changed its interface: the new way in stands before the old one goes.
-        kept = {_address(member) for member in change.added}
-        old_ways = change.removed - _replaced(change)
-        old_ways = frozenset(member for member in old_ways if _address(member) in kept)
-        if old_ways:
-            yield RemoveMembers(change.ipset, old_ways)
-    yield from _add(ingress)
-
-
-def _address(member: KernelMember) -> str:
-    """The address of a map's member: ``ADDRESS`` or ``ADDRESS,INTERFACE``."""
-    return member.text.partition(",")[0]
-
-
-def _replaced(change: SetChange) -> frozenset[KernelMember]:
-    """The programmed members whose key stays and whose mark changes."""
-    kept = {member.text for member in change.added}
-    return frozenset(member for member in change.removed if member.text in kept)
-
-
-def _add(changes: Iterable[SetChange]) -> Iterator[Step]:
-    for change in changes:
-        if change.added:
-            yield AddMembers(change.ipset, change.added)
-
-
-def _remove(changes: Iterable[SetChange]) -> Iterator[Step]:
-    for change in changes:
-        if change.removed:
-            yield RemoveMembers(change.ipset, change.removed)
+def _names(sets: tuple[ChangedSet, ...], role: Role) -> tuple[IpsetName, ...]:
+    return tuple(s.name for s in sets if s.role is role)
