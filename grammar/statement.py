@@ -1,0 +1,333 @@
+"""Policy statements: the text of an annotation to :class:`~grammar.nodes.Policy`.
+
+In: the text of a ``policy`` annotation.  Out: its statements in canonical form, or the errors of
+every statement that cannot be read, all at once.  What a statement does is not known here.
+
+::
+
+    statement := action [protocol] ["from" match...] ["to" match...]
+    action    := "allow" | "deny"
+    protocol  := "tcp" | "udp" | "sctp" | ("icmp" | "icmpv6") ["type" N ["code" N]]
+    match     := ("port" | "ports") P[,P...] | "label" K=V | "cidr" C[,C...]
+               | "namespace" NAME | "selector" "(" selector ")"
+
+Statements end at ``;`` or a line end, comments begin with ``#`` (:mod:`grammar.lines`).  Keywords
+are read in either case.  Blanks are spaces and tabs, also around the commas of a list.
+:mod:`grammar.words` reads the single words and says which keywords are no names;
+:mod:`grammar.clauses` knows what one match means for another.
+"""
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TypeVar, cast
+
+import msgspec
+from pyparsing import OneOrMore, ParserElement, ParseResults
+
+from grammar.clauses import (
+    ClausePiece,
+    IcmpCode,
+    IcmpType,
+    MatchPiece,
+    Side,
+    Word,
+    compose,
+)
+from grammar.errors import GrammarError, PolicyErrors, nearest
+from grammar.lexical import (
+    BLANKS,
+    Expectation,
+    at_end,
+    check_length,
+    keyword,
+    match_of,
+    read,
+)
+from grammar.lines import split_lines
+from grammar.nodes import (
+    Action,
+    CidrMatch,
+    NamespaceMatch,
+    Policy,
+    PortsMatch,
+    Protocol,
+    SelectorMatch,
+    Span,
+    Statement,
+    canonical_cidrs,
+    canonical_ports,
+)
+from grammar.selector import selector_in_parentheses
+from grammar.words import (
+    WordError,
+    parse_cidr,
+    parse_icmp_code,
+    parse_icmp_type,
+    parse_label,
+    parse_namespace,
+    parse_port,
+)
+
+ERRORS_MAX = 1000
+"""Errors after which reading stops: a text that is no policy must not cost the controller much."""
+
+CACHED_TEXT_MAX = 4096
+"""Longer texts are not remembered, so that the memory for remembered ones is bounded."""
+
+_PROTOCOLS = tuple(f"'{protocol}'" for protocol in Protocol)
+_MATCHES = {
+    Side.FROM: ("'label'", "'port'", "'namespace'", "'cidr'", "'selector'"),
+    Side.TO: ("'label'", "'port'", "'cidr'", "'selector'"),
+}
+_END = "the end"
+_WORD = r"[^ \t]*"
+_LIST = rf"[^ \t,]*(?:{BLANKS},{BLANKS}[^ \t,]*)*"
+_SYNONYMS = {
+    "accept": "'allow'",
+    "permit": "'allow'",
+    "pass": "'allow'",
+    "block": "'deny'",
+    "drop": "'deny'",
+    "reject": "'deny'",
+    "ping": "'icmp'",
+    "icmp6": "'icmpv6'",
+    "source": "'from'",
+    "src": "'from'",
+    "destination": "'to'",
+    "dst": "'to'",
+    "dport": "'port'",
+    "sport": "'port'",
+    "tag": "'label'",
+    "ip": "'cidr'",
+    "ipblock": "'cidr'",
+    "net": "'cidr'",
+    "subnet": "'cidr'",
+    "ns": "'namespace'",
+}
+
+Value = TypeVar("Value")
+
+
+def parse_policy(text: str) -> Policy:
+    """The statements of a policy text; empty, or nothing but comments, is a policy without any.
+
+    Cost: linear; a short text that was read before costs a look-up.
+
+    Raises:
+        PolicyErrors: one error for each statement that cannot be read, up to ``ERRORS_MAX``.
+    """
+    return _parse_remembered(text) if len(text) <= CACHED_TEXT_MAX else _parse(text)
+
+
+def _parse(text: str) -> Policy:
+    try:
+        check_length(text)
+    except GrammarError as error:
+        raise PolicyErrors((error,)) from None
+    statements: list[Statement] = []
+    errors: list[GrammarError] = []
+    for line in split_lines(text):
+        for span in line.statements:
+            try:
+                statement = cast(Statement, read(_STATEMENT, text[span.start : span.end]))
+            except GrammarError as error:
+                errors.append(error.within(text, span.start))
+                if len(errors) == ERRORS_MAX:
+                    raise PolicyErrors(tuple(errors), more=True) from None
+            else:
+                statements.append(msgspec.structs.replace(statement, span=span, line=line.number))
+    if errors:
+        raise PolicyErrors(tuple(errors))
+    return Policy(tuple(statements))
+
+
+_parse_remembered = lru_cache(maxsize=4096)(_parse)
+
+
+def _advise(found: str, expected: tuple[str, ...]) -> str | None:
+    """A hint for what was found where a statement went on otherwise."""
+    word = found.lower()
+    if "'port'" in expected and (match := _match_of_shape(found)):
+        return f"write '{match} {found}'"
+    if (synonym := _SYNONYMS.get(word)) in expected:
+        return f"did you mean {synonym}?"
+    if (hint := _advise_on_order(word, expected)) is not None:
+        return hint
+    near = nearest(word, (keyword.strip("'") for keyword in expected if keyword.startswith("'")))
+    return f"did you mean '{near}'?" if near else None
+
+
+def _match_of_shape(found: str) -> str | None:
+    """The keyword of a match that is missing before a word of such a shape."""
+    if "=" in found.strip("="):
+        return "label"
+    if re.fullmatch(r"[0-9]+(?:[:-][0-9]+)?", found):
+        return "port"
+    return "cidr" if re.match(r"[0-9]+\.[0-9.]+|[0-9A-Fa-f]+:[0-9A-Fa-f]*:", found) else None
+
+
+def _advise_on_order(word: str, expected: tuple[str, ...]) -> str | None:
+    """A hint for a keyword that stands somewhere else."""
+    if word == "to" and expected == _MATCHES[Side.FROM]:
+        return "leave 'from' out where every source is meant"
+    if word in ("from", "to"):
+        return "'from' and 'to' stand once each, 'from' before 'to'"
+    if word in list(Protocol):
+        return "the protocol stands right after 'allow' or 'deny'"
+    if f"'{word}'" in _MATCHES[Side.FROM] or word == "ports":
+        return f"write 'from {word} ...' or 'to {word} ...'"
+    if word == "code":
+        return "'code' follows 'type N'"
+    if word in (",", "and", "&&") and "'label'" in expected:
+        return "matches stand side by side, all of them must hold"
+    if word in (",", "and", "&&") and "'from'" in expected:
+        return "write a statement for each protocol that is meant"
+    return None
+
+
+_EXPECTATION = Expectation(re.compile(r"[^ \t,;()]+"), _advise)
+_expect = _EXPECTATION.otherwise
+
+
+def _statement() -> ParserElement:
+    """``statement := action [protocol] ["from" match...] ["to" match...]``."""
+    action = keyword("allow|deny").add_parse_action(
+        lambda found: Action(match_of(found)["keyword"].lower())
+    )
+    after_action = _transport() | _icmp() | _clauses(*_PROTOCOLS)
+    whole = (action | _expect("'allow'", "'deny'")) + after_action
+    return whole.add_parse_action(
+        lambda text, _, found: compose(text, found.as_list())
+    ).parse_with_tabs()
+
+
+def _transport() -> ParserElement:
+    """``("tcp" | "udp" | "sctp"), and the rest of the statement``."""
+    return _protocol("tcp|udp|sctp") + _clauses()
+
+
+def _icmp() -> ParserElement:
+    """``("icmp" | "icmpv6") ["type" N ["code" N]], and the rest of the statement``."""
+    type_ = keyword("type", _WORD).add_parse_action(_read_icmp_type)
+    code = keyword("code", _WORD).add_parse_action(_read_icmp_code)
+    after_type = code + _clauses() | _clauses("'code'")
+    return _protocol("icmp|icmpv6") + (type_ + after_type | _clauses("'type'"))
+
+
+def _protocol(names: str) -> ParserElement:
+    return keyword(names).add_parse_action(
+        lambda found: Protocol(match_of(found)["keyword"].lower())
+    )
+
+
+def _clauses(*before: str) -> ParserElement:
+    """``["from" match...] ["to" match...], to the end; ``before`` could have stood here as well``."""
+    target = _clause(Side.TO) + (at_end() | _expect(*_MATCHES[Side.TO], _END))
+    after_source = target | at_end() | _expect(*_MATCHES[Side.FROM], "'to'", _END)
+    source = _clause(Side.FROM) + after_source
+    return source | target | at_end() | _expect(*before, "'from'", "'to'", _END)
+
+
+def _clause(side: Side) -> ParserElement:
+    """``("from" | "to") match``."""
+    matches = OneOrMore(_match()) | _expect(*_MATCHES[side])
+    return (keyword(side.value).suppress() + matches).add_parse_action(
+        lambda found: ClausePiece(side, tuple(found))
+    )
+
+
+def _match() -> ParserElement:
+    """``match := label | port | namespace | cidr | selector``."""
+    label = keyword("label", _WORD).add_parse_action(_read_label)
+    port = keyword("ports?", _LIST).add_parse_action(_read_ports)
+    namespace = keyword("namespace", _WORD).add_parse_action(_read_namespace)
+    cidr = keyword("cidr", _LIST).add_parse_action(_read_cidrs)
+    selector = keyword("selector") + selector_in_parentheses()
+    selector.add_parse_action(_read_selector)
+    return label | port | namespace | cidr | selector
+
+
+# What the words after a keyword are.
+
+
+def _read_label(text: str, _: int, found: ParseResults) -> MatchPiece:
+    match = match_of(found)
+    if "=" not in match["rest"] and text.startswith("=", match.end()):
+        raise GrammarError(
+            text,
+            Span(match.start("rest"), match.end() + 1),
+            hint="write key=value as one word",
+            message="a label has no blanks around its '='",
+        )
+    word = _one_word(text, match, "a label like key=value")
+    return MatchPiece(_value(text, word, parse_label), _keyword(match))
+
+
+def _read_namespace(text: str, _: int, found: ParseResults) -> MatchPiece:
+    match = match_of(found)
+    word = _one_word(text, match, "the name of a namespace")
+    return MatchPiece(NamespaceMatch(_value(text, word, parse_namespace)), _keyword(match))
+
+
+def _read_ports(text: str, _: int, found: ParseResults) -> MatchPiece:
+    match = match_of(found)
+    words = _words(text, match, "a port")
+    ports = tuple(_value(text, word, parse_port) for word in words)
+    return MatchPiece(PortsMatch(canonical_ports(ports)), _keyword(match), words)
+
+
+def _read_cidrs(text: str, _: int, found: ParseResults) -> MatchPiece:
+    match = match_of(found)
+    words = _words(text, match, "a CIDR")
+    cidrs = tuple(_value(text, word, parse_cidr) for word in words)
+    return MatchPiece(CidrMatch(canonical_cidrs(cidrs)), _keyword(match), words)
+
+
+def _read_selector(found: ParseResults) -> MatchPiece:
+    return MatchPiece(SelectorMatch(found[1]), _keyword(match_of(found)))
+
+
+def _read_icmp_type(text: str, _: int, found: ParseResults) -> IcmpType:
+    word = _one_word(text, match_of(found), "an ICMP type, a number")
+    return IcmpType(_value(text, word, parse_icmp_type))
+
+
+def _read_icmp_code(text: str, _: int, found: ParseResults) -> IcmpCode:
+    word = _one_word(text, match_of(found), "an ICMP code, a number")
+    return IcmpCode(_value(text, word, parse_icmp_code))
+
+
+def _keyword(match: re.Match[str]) -> Word:
+    return Word(match["keyword"].lower(), Span(*match.span("keyword")))
+
+
+def _one_word(text: str, match: re.Match[str], what: str) -> Word:
+    """The word after a keyword; it is an error that says ``what`` was expected if there is none."""
+    if not match["rest"]:
+        raise _EXPECTATION.unmet(text, match.start("rest"), (what,))
+    return Word(match["rest"], Span(*match.span("rest")))
+
+
+def _words(text: str, match: re.Match[str], what: str) -> tuple[Word, ...]:
+    """The words of a list after a keyword; none of them may be missing."""
+    words = []
+    start = match.start("rest")
+    for item in match["rest"].split(","):
+        word = item.strip(" \t")
+        at = start + len(item) - len(item.lstrip(" \t"))
+        if not word:
+            raise _EXPECTATION.unmet(text, at, (what,))
+        words.append(Word(word, Span(at, at + len(word))))
+        start += len(item) + 1
+    return tuple(words)
+
+
+def _value(text: str, word: Word, parse: Callable[[str], Value]) -> Value:
+    try:
+        return parse(word.text)
+    except WordError as error:
+        raise GrammarError(text, word.span, hint=error.hint, message=error.message) from None
+
+
+_STATEMENT = _statement()
