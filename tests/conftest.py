@@ -4,11 +4,12 @@ In come the command line and the environment; out go fixtures that every test ma
 """
 
 import os
+from collections.abc import Generator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.needs import require_program, require_root
+from tests.needs import is_allowed_skip, is_ci, require_program, require_root
 
 # No deadline anywhere: the machine is shared, and speed is measured in tests/bench.
 settings.register_profile("dev", deadline=None, max_examples=60)
@@ -20,9 +21,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile("thorough", parent=settings.get_profile("ci"), max_examples=5000)
-settings.load_profile(
-    os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") == "true" else "dev")
-)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if is_ci() else "dev"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,6 +40,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         require_program("ip", package="iproute2")
         require_program("iptables", package="iptables")
         require_program("ipset", package="ipset")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turns a skip into a failure where the machine promises to have everything."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and isinstance(report.longrepr, tuple):
+        file, line, reason = report.longrepr
+        if not is_allowed_skip(reason):
+            report.outcome = "failed"
+            report.longrepr = f"{file}:{line}: {reason}, but with CI=true nothing may be skipped"
+    return report
 
 
 @pytest.fixture

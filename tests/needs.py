@@ -1,8 +1,9 @@
 """What a test needs from the machine, and what happens when it is missing.
 
-In comes a need (root, a program); out goes nothing, or the end of the test: an error where the
-machine promises to have everything (`CI=true`), elsewhere a skip that names the command which
-provides it. Nothing is ever installed here.
+In comes a need (root, a program, a part of the kernel); out goes nothing, or the end of the test:
+an error where the machine promises to have everything (`CI=true`), elsewhere a skip that names the
+command which provides it. What no command provides, a kernel built without something, is a skip
+everywhere. Nothing is ever installed here.
 """
 
 import os
@@ -10,6 +11,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+
+KERNEL_LACKS = "this kernel is built without "
+
+
+def is_ci() -> bool:
+    """True where the machine promises to have what tests need."""
+    return os.environ.get("CI") == "true"
+
+
+def is_allowed_skip(reason: str) -> bool:
+    """False for a skip that hides a missing need where none may be missing."""
+    return not is_ci() or reason.removeprefix("Skipped: ").startswith(KERNEL_LACKS)
 
 
 def requires(need: str, *, found: bool, install: str) -> None:
@@ -20,9 +33,15 @@ def requires(need: str, *, found: bool, install: str) -> None:
     if found:
         return
     message = f"needs {need}: {install}"
-    if os.environ.get("CI") == "true":
+    if is_ci():
         pytest.fail(message, pytrace=False)
     pytest.skip(message)
+
+
+def require_kernel(feature: str, *, found: bool) -> None:
+    """Skips the running test unless the kernel has `feature`, which no package can provide."""
+    if not found:
+        pytest.skip(f"{KERNEL_LACKS}{feature}")
 
 
 def require_root() -> None:
