@@ -1,6 +1,9 @@
 """The runner of the checks: what it reads from tox.ini, and how it counts."""
 
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -70,3 +73,33 @@ def test_a_check_that_ends_badly_counts_as_failed(
 def test_nothing_collected_is_fine_only_when_the_user_chose_tests(tmp_path: Path) -> None:
     check = Check("any", (sys.executable, "-c", "raise SystemExit(5)"), is_pytest=True)
     assert run.run_check(check, tmp_path / "none.xml", may_be_empty=True) == Counts()
+
+
+# Takes longer to clean up than subprocess.run would wait for.
+SLOW_TO_CLEAN_UP = """
+import pathlib, sys, time
+try:
+    pathlib.Path(sys.argv[1]).touch()
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(0.5)
+    pathlib.Path(sys.argv[2]).touch()
+"""
+
+RUNNER = """
+import signal, sys
+from tests import run
+signal.signal(signal.SIGTERM, run.stop)
+run.run_to_its_end([sys.executable, "-c", *sys.argv[1:]])
+"""
+
+
+def test_a_run_that_is_terminated_lets_its_check_clean_up(tmp_path: Path) -> None:
+    started, cleaned = tmp_path / "started", tmp_path / "cleaned"
+    command = [sys.executable, "-c", RUNNER, SLOW_TO_CLEAN_UP, str(started), str(cleaned)]
+    with subprocess.Popen(command, cwd=run.ROOT) as runner:
+        while not started.exists() and runner.poll() is None:
+            time.sleep(0.01)
+        runner.send_signal(signal.SIGTERM)
+        assert runner.wait() == 128 + signal.SIGTERM
+    assert cleaned.exists()
