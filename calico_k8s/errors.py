@@ -8,6 +8,9 @@
     ├── UnavailableError        something needed is missing or away                exit 3
     │   └── StoreError          the datastore
     │       ├── StoreUnavailable    cannot be reached now; try again
+    │       │   └── StoreUncertain      ... and a write was under way: it may be done or not
+    │       ├── StoreForbidden      refuses this caller
+    │       ├── StoreLeaseLost      a lease has ended, and its keys with it
     │       ├── StoreConflict       a compared key has changed; nothing was written
     │       ├── StoreCompacted      the asked-for revision is gone; read again
     │       └── StoreForeign        not a datastore of ours, or of another cluster
@@ -65,12 +68,27 @@ class StoreUnavailable(StoreError):
     """The datastore cannot be reached now; the same call may succeed later."""
 
 
+class StoreUncertain(StoreUnavailable):
+    """The store was lost after a write was sent: it may be done, or may yet be; read it back."""
+
+
+class StoreForbidden(StoreError):
+    """The store refuses this caller: its certificate, its role, or a file's owner and mode."""
+
+
+class StoreLeaseLost(StoreError):
+    """The lease has ended, and its keys are gone: take another one and write them again."""
+
+
 class StoreConflict(StoreError):
     """A compared key has another revision than expected; nothing was written."""
 
 
 class StoreCompacted(StoreError):
-    """The revision asked for has been compacted away: take a new snapshot."""
+    """What followed the revision asked for can no longer be had: take a new snapshot.
+
+    It was compacted away, or the store has been set back to a backup, or is another one.
+    """
 
 
 class StoreForeign(StoreError):
