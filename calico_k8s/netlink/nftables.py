@@ -1,22 +1,23 @@
 """What the kernel's nftables hold, as far as a watcher of iptables-nft needs: generation, rules.
 
-In: a family and a table's name.  Out: chains, rules with handle and raw expressions.  Nothing
+In: a family and a table's name.  Out: chains, rules as raw attributes.  Nothing
 is written here: that is ``iptables-nft-restore`` and ``nft``.
 
 Source: ``linux/netfilter/nf_tables.h``.
 """
 
+from itertools import islice
 from typing import Final, NamedTuple
 
 from calico_k8s.model.addresses import Version
 from calico_k8s.netlink.socket import NETLINK_NETFILTER, NetlinkSocket
 from calico_k8s.netlink.wire import (
     BE32,
-    BE64,
     Request,
     attribute_map,
     attribute_text,
     netfilter_request,
+    split_attributes,
     text_attribute,
 )
 
@@ -24,16 +25,15 @@ NFNL_SUBSYS_NFTABLES = 10
 NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETGEN = 4, 7, 16
 NFTA_GEN_ID = 1
 NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME = 1, 3
-NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_HANDLE, NFTA_RULE_EXPRESSIONS = 1, 2, 3, 4
+NFTA_RULE_TABLE = 1
 _FAMILIES: Final = {4: 2, 6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
 
 
 class NftRule(NamedTuple):
-    """A rule: ``handle`` is never given again, ``expressions`` hold its counters too."""
+    """A rule: where it is, and all its attributes (its expressions, counters, user data)."""
 
     chain: str
-    handle: int
-    expressions: memoryview
+    attributes: memoryview
 
 
 class NftSocket:
@@ -74,12 +74,12 @@ class NftSocket:
         body = text_attribute(NFTA_RULE_TABLE, table)
         found: list[NftRule] = []
         for message in self._socket.dump(_request(NFT_MSG_GETRULE, version, body), "nft rules"):
-            attributes = attribute_map(message.body[4:])
-            if attribute_text(attributes[NFTA_RULE_TABLE]) == table:
-                (handle,) = BE64.unpack(attributes[NFTA_RULE_HANDLE])
-                expressions = attributes.get(NFTA_RULE_EXPRESSIONS, memoryview(b""))
-                chain = attribute_text(attributes[NFTA_RULE_CHAIN])
-                found.append(NftRule(chain, handle, expressions))
+            attributes = message.body[4:]
+            # Table and chain come first: the rest, hundreds of bytes, is not walked here.
+            names = islice(split_attributes(attributes), 2)
+            (_, owner), (_, chain) = names
+            if attribute_text(owner) == table:
+                found.append(NftRule(attribute_text(chain), attributes))
         return found
 
 

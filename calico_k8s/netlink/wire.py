@@ -98,7 +98,7 @@ def attribute_map(body: memoryview) -> dict[int, memoryview]:
 
 def attribute_text(payload: memoryview) -> str:
     """The string in a zero-terminated payload."""
-    return bytes(payload).split(b"\0", 1)[0].decode(errors="replace")
+    return str(payload, "utf-8", "replace").partition("\0")[0]
 
 
 def split_messages(data: memoryview) -> Iterator[Message]:

@@ -1,0 +1,15 @@
+"""The one door to iptables: tables of both backends and families brought to what is desired.
+
+::
+
+    hashes      a rule's identity: a hash in its comment              pure
+    plan        desired and held → the text for iptables-restore      pure
+    legacy      what a legacy table holds, read from the kernel
+    nft         what an iptables-nft table holds, read from the kernel
+    programs    iptables-restore and -save, their lock and errors
+    backend     which backend a node uses; removing all that is ours
+    driver      a table: held, desired, apply, watch
+
+A rule of ours is recognised by the comment ``cali:HASH``, never by reading its text back, and a
+chain of ours by its name.  Nothing else in a table is written, moved or deleted.
+"""

@@ -1,0 +1,146 @@
+"""What a table of the legacy backend holds, read from the kernel without a process.
+
+In: a family and a table's name.  Out: :data:`~calico_k8s.felix.iptables.plan.Held`.  The kernel
+gives a table as one block of entries; only chain borders and our comments are looked at.  A
+table that no program has used is not asked for: asking would create it.
+
+Source: ``linux/netfilter_ipv4/ip_tables.h``, ``linux/netfilter_ipv6/ip6_tables.h``.
+"""
+
+import ctypes
+import errno
+import os
+import re
+import socket
+import struct
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from calico_k8s.errors import IptablesError
+from calico_k8s.felix.iptables.hashes import FOREIGN, RuleHash
+from calico_k8s.felix.iptables.plan import HOOKS, Held, own_chain
+from calico_k8s.model.addresses import Version
+from calico_k8s.render.tables import TableName
+
+COMMENT = re.compile(rb"comment\0[\0-\x1f]{0,32}?cali:([\w-]{8})\0")
+"""The comment match that starts with our text: its name, padding or attribute headers, the text."""
+
+_SO_GET_INFO = 64
+_SO_GET_ENTRIES = 65
+_INFO = struct.Struct("=32sI5I5III")
+_ENTRIES_HEADER = 40  # struct ipt_get_entries: name, size, padding to the entries' alignment
+_OFFSETS = struct.Struct("=HH")
+_TARGET_HEADER = 32  # struct xt_entry_target: size, name[29], revision
+_NAME_OFFSET = 2
+READ_ATTEMPTS = 10
+
+
+class _Family(NamedTuple):
+    family: int
+    level: int
+    names: str
+    offsets: int
+    """Where in an entry target_offset and next_offset stand."""
+
+
+_FAMILIES: Final[dict[Version, _Family]] = {
+    4: _Family(socket.AF_INET, socket.IPPROTO_IP, "ip_tables_names", 88),
+    6: _Family(socket.AF_INET6, socket.IPPROTO_IPV6, "ip6_tables_names", 140),
+}
+
+
+class LegacyReader:
+    """Reads one table of the namespace it is made in.
+
+    Raises:
+        IptablesError: the kernel refused, or the table changed ten times while it was read.
+    """
+
+    def __init__(self, version: Version, table: TableName) -> None:
+        self._family = _FAMILIES[version]
+        self._table = table
+        # A raw socket is the door the kernel gives to these two options.
+        try:
+            self._socket = socket.socket(self._family.family, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        except OSError as error:
+            raise IptablesError(f"legacy iptables: {error.strerror}: root is needed") from error
+        self._getsockopt = ctypes.CDLL(None, use_errno=True).getsockopt
+
+    def close(self) -> None:
+        """Release the socket."""
+        self._socket.close()
+
+    def stamp(self) -> None:
+        """None: the legacy kernel counts no generations, so every look is a reading."""
+
+    def read(self) -> Held:
+        """What the table holds now.  Cost: 1 us a rule."""
+        if not self._is_loaded():
+            return {}
+        for _ in range(READ_ATTEMPTS):
+            info = bytearray(_INFO.pack(self._table.encode(), *([0] * 13)))
+            self._ask(_SO_GET_INFO, info)
+            _name, hooks, *numbers = _INFO.unpack(info)
+            starts, count, size = numbers[0:5], numbers[10], numbers[11]
+            block = bytearray(_ENTRIES_HEADER + size)
+            struct.pack_into("=32sI", block, 0, self._table.encode(), size)
+            try:
+                self._ask(_SO_GET_ENTRIES, block)
+            except BlockingIOError:  # changed between the two questions
+                continue
+            heads = {start: str(HOOKS[n]) for n, start in enumerate(starts) if hooks >> n & 1}
+            return _split_chains(block, heads, count, self._family.offsets)
+        raise IptablesError(f"legacy table {self._table} changes all the time")
+
+    def _is_loaded(self) -> bool:
+        try:
+            names = Path("/proc/thread-self/net", self._family.names).read_text(encoding="ascii")
+        except FileNotFoundError:
+            return False
+        return self._table in names.split()
+
+    def _ask(self, option: int, block: bytearray) -> None:
+        length = ctypes.c_uint32(len(block))
+        view = (ctypes.c_char * len(block)).from_buffer(block)
+        descriptor = self._socket.fileno()
+        if self._getsockopt(descriptor, self._family.level, option, view, ctypes.byref(length)):
+            code = ctypes.get_errno()
+            if code == errno.EAGAIN:
+                raise BlockingIOError(code, os.strerror(code))
+            raise IptablesError(f"legacy table {self._table}: {os.strerror(code)}")
+
+
+def _split_chains(
+    block: bytearray, heads: dict[int, str], count: int, offsets_at: int
+) -> dict[str, tuple[RuleHash, ...]]:
+    """The chains of ours and the built-in ones, of a block of ``count`` entries.
+
+    Each chain ends with an entry that is its policy or its return, not a rule; a user's chain
+    starts with an ERROR target that carries its name, and one more ends the block.
+    """
+    chains: dict[str, tuple[RuleHash, ...]] = {}
+    name, rules = "", list[RuleHash]()
+    position = _ENTRIES_HEADER
+    for _ in range(count):
+        target, length = _OFFSETS.unpack_from(block, position + offsets_at)
+        head = heads.get(position - _ENTRIES_HEADER) or _chain_head(block, position + target)
+        if head is not None:
+            _keep_chain(chains, name, rules)
+            name, rules = head, []
+        if head is None or head in HOOKS:
+            found = COMMENT.search(block, position, position + length)
+            rules.append(RuleHash(found[1].decode()) if found else FOREIGN)
+        position += length
+    return chains
+
+
+def _chain_head(block: bytearray, target: int) -> str | None:
+    if not block.startswith(b"ERROR\0", target + _NAME_OFFSET):
+        return None
+    start = target + _TARGET_HEADER
+    return block[start : block.index(0, start)].decode(errors="replace")
+
+
+def _keep_chain(chains: dict[str, tuple[RuleHash, ...]], name: str, rules: list[RuleHash]) -> None:
+    if name in HOOKS or own_chain(name):
+        chains[name] = tuple(rules[:-1])

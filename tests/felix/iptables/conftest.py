@@ -1,0 +1,19 @@
+"""Fixtures of the iptables tests: a namespace, a backend, a family."""
+
+import pytest
+
+from calico_k8s.felix.iptables.programs import Backend
+from calico_k8s.model.addresses import Version
+from tests.namespaces import namespace
+
+__all__ = ["namespace"]
+
+
+@pytest.fixture(params=list(Backend), ids=str)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return Backend(request.param)
+
+
+@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
+def version(request: pytest.FixtureRequest) -> Version:
+    return 6 if request.param == 6 else 4

@@ -1,0 +1,48 @@
+"""A rule's hash: the same for the same place and history, another for any other."""
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from calico_k8s.felix.iptables.hashes import HASH_LENGTH, Hasher, hash_rules
+from calico_k8s.render.tables import ChainName, RuleText, Table
+
+RULES = st.lists(st.sampled_from(["-j DROP", "-j ACCEPT", "-i v0 -j RETURN"]).map(RuleText)).map(
+    tuple
+)
+
+
+def test_the_comment_stands_behind_the_rule_with_the_hash_in_it() -> None:
+    (rule,) = hash_rules("cali-x", (RuleText("-p tcp -j DROP"),))
+    assert rule.text == f'-p tcp -j DROP -m comment --comment "cali:{rule.hash}"'
+    assert len(rule.hash) == HASH_LENGTH
+
+
+def test_hashes_do_not_change_between_releases() -> None:
+    rules = hash_rules("cali-x", (RuleText("-j DROP"), RuleText("-j DROP")))
+    assert [rule.hash for rule in rules] == ["z4PzyPIe", "HmahoNfY"]
+
+
+@given(RULES, RULES)
+def test_hashes_agree_as_far_as_the_rules_do_and_no_further(
+    ours: tuple[RuleText, ...], theirs: tuple[RuleText, ...]
+) -> None:
+    assume(ours and theirs)
+    pairs = zip(hash_rules("cali-x", ours), hash_rules("cali-x", theirs), strict=False)
+    for index, (a, b) in enumerate(pairs):
+        assert (a.hash == b.hash) == (ours[: index + 1] == theirs[: index + 1])
+
+
+@given(RULES)
+def test_hashes_differ_between_places(rules: tuple[RuleText, ...]) -> None:
+    ours, theirs = hash_rules("cali-x", rules), hash_rules("cali-y", rules)
+    assert not {rule.hash for rule in ours} & {rule.hash for rule in theirs}
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["cali-x", "cali-y"]).map(ChainName), RULES)))
+def test_what_a_hasher_remembers_never_shows(
+    history: list[dict[ChainName, tuple[RuleText, ...]]],
+) -> None:
+    hasher = Hasher()
+    for chains in history:
+        table = Table("filter", 4, chains, first={"FORWARD": (RuleText("-j DROP"),)})
+        assert hasher.hash_table(table) == Hasher().hash_table(table)
