@@ -7,7 +7,8 @@ Why the order achieves that, with *O* the sets whose members open, *C* those who
 
 =  ====================================  =========================================================
 1  create new sets and fill them         nobody asks them yet
-2  C: add; endpoints that go             only closes
+2  C: add; endpoints that go; endpoints  only closes
+   that move: hold
 3  O of affected groups and of egress:   only closes; from here egress lets through at most what
    remove                                both states would
 4  write tables, one transaction each    affected groups go from at most old to at most new
@@ -22,11 +23,13 @@ A group is *affected* when its chains change in this batch or an endpoint joins 
 Where none is, an ingress peer that goes from one allowed set to another is never denied between.
 Chains that endpoints leave stay: the agent retires them, and a later batch drops them.
 
-When endpoints move in both maps at once, an old egress could meet a new ingress that no state
-has.  Their ingress entries are then taken out before: a new flow to an unknown endpoint drops.
+Endpoints that move are *held* where the batch changes verdicts at more than one moment: it
+rewrites the chains of a group that has endpoints, moves endpoints' egress, moves their ingress.
+An old egress could then meet a new ingress that no state has.  A held endpoint is in a group that
+denies every new flow, from step 2 until it is in its new one.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -66,7 +69,7 @@ class Do(Enum):
     """Add the missing members, and replace the marks that differ."""
     REMOVE = auto()
     HOLD = auto()
-    """Take out the members whose mark is about to be replaced."""
+    """Give the members whose mark is about to be replaced the mark that denies."""
     WRITE_TABLES = auto()
     DESTROY = auto()
 
@@ -78,49 +81,52 @@ class Step(NamedTuple):
     names: tuple[IpsetName, ...] = ()
 
 
-class Moves(NamedTuple):
-    """Whether the batch replaces marks in the maps: endpoints that change their group."""
+class Switches(NamedTuple):
+    """The kinds of moments at which the batch changes the verdict of endpoints that stay."""
 
+    chains: bool = False
+    """A group that has endpoints before and after gets other rules."""
     egress: bool = False
+    """An endpoint goes from one egress group to another."""
     ingress: bool = False
+    """An endpoint goes from one ingress group to another."""
 
 
-def steps(changed: Iterable[ChangedSet], *, writes_tables: bool, moves: Moves) -> tuple[Step, ...]:
-    """The steps of a batch, in order."""
+def steps(
+    changed: Iterable[ChangedSet], *, writes_tables: bool, switches: Switches
+) -> tuple[Step, ...]:
+    """The steps of a batch, in order; none about particular sets that names no set."""
     sets = tuple(changed)
-    return tuple(
-        step
-        for step in _steps(sets, writes_tables, moves)
-        if step.names or step.do in (Do.CREATE, Do.WRITE_TABLES, Do.DESTROY)
-    )
-
-
-def _steps(sets: tuple[ChangedSet, ...], writes_tables: bool, moves: Moves) -> Iterator[Step]:  # noqa: FBT001 - one caller, above
     tight = _names(sets, Role.OPENS_EGRESS) + tuple(
         s.name for s in sets if s.role is Role.OPENS_INGRESS and s.is_affected
     )
     loose = tuple(s.name for s in sets if s.role is Role.OPENS_INGRESS and not s.is_affected)
-    closes = _names(sets, Role.CLOSES)
-    egress_map, ingress_map = _names(sets, Role.EGRESS_MAP), _names(sets, Role.INGRESS_MAP)
-
-    yield Step(Do.CREATE)
-    yield Step(Do.ADD, _names(sets, Role.NEW))
-    yield Step(Do.ADD, closes)
-    yield Step(Do.REMOVE, ingress_map + egress_map)
-    yield Step(Do.REMOVE, tight)
-    if writes_tables:
-        yield Step(Do.WRITE_TABLES)
-    if moves.egress and moves.ingress:
-        yield Step(Do.HOLD, ingress_map)
-    yield Step(Do.ADD, egress_map)
-    yield Step(Do.ADD, ingress_map)
-    yield Step(Do.ADD, loose)
-    yield Step(Do.REMOVE, loose)
-    yield Step(Do.ADD, tight)
-    yield Step(Do.REMOVE, closes)
-    yield Step(Do.ADD, _names(sets, Role.NEUTRAL))
-    yield Step(Do.REMOVE, _names(sets, Role.NEUTRAL))
-    yield Step(Do.DESTROY)
+    closes, neutral = _names(sets, Role.CLOSES), _names(sets, Role.NEUTRAL)
+    maps = _names(sets, Role.EGRESS_MAP) + _names(sets, Role.INGRESS_MAP)
+    before = (
+        Step(Do.CREATE),
+        Step(Do.ADD, _names(sets, Role.NEW)),
+        Step(Do.ADD, closes),
+        Step(Do.REMOVE, maps),
+        Step(Do.HOLD, maps if sum(switches) > 1 else ()),
+        Step(Do.REMOVE, tight),
+    )
+    after = (
+        Step(Do.ADD, maps),
+        Step(Do.ADD, loose),
+        Step(Do.REMOVE, loose),
+        Step(Do.ADD, tight),
+        Step(Do.REMOVE, closes),
+        Step(Do.ADD, neutral),
+        Step(Do.REMOVE, neutral),
+        Step(Do.DESTROY),
+    )
+    write = (Step(Do.WRITE_TABLES),) if writes_tables else ()
+    return tuple(
+        step
+        for step in (*before, *write, *after)
+        if step.names or step.do in (Do.CREATE, Do.WRITE_TABLES, Do.DESTROY)
+    )
 
 
 def _names(sets: tuple[ChangedSet, ...], role: Role) -> tuple[IpsetName, ...]:

@@ -6,7 +6,7 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calico_k8s.felix.order import ChangedSet, Do, Moves, Role, Step, steps
+from calico_k8s.felix.order import ChangedSet, Do, Role, Step, Switches, steps
 from calico_k8s.render.tables import IpsetName
 
 Sets = dict[IpsetName, frozenset[int]]
@@ -32,6 +32,10 @@ class State:
         self.groups = dict(groups)
         self.ingress = dict(ingress)
         self.egress = dict(egress)
+
+    def __repr__(self) -> str:
+        sets = {name: sorted(members) for name, members in self.sets.items() if members}
+        return f"State({sets}, {self.groups}, in={self.ingress}, out={self.egress})"
 
     def copy(self) -> "State":
         return State(self.sets, self.groups, self.ingress, self.egress)
@@ -82,11 +86,13 @@ def batch(old: State, new: State) -> tuple[Step, ...]:
     ]
     maps = [("egress-map", Role.EGRESS_MAP), ("ingress-map", Role.INGRESS_MAP)]
     changed += [ChangedSet(IpsetName(name), role) for name, role in maps]
-    moves = Moves(
+    stays = {g for e, g in (*old.ingress.items(), *old.egress.items())}
+    switches = Switches(
+        chains=any(old.groups[g] != new.groups[g] for g in stays),
         egress=any(new.egress.get(e, g) != g for e, g in old.egress.items()),
         ingress=any(new.ingress.get(e, g) != g for e, g in old.ingress.items()),
     )
-    return steps(changed, writes_tables=old.groups != new.groups, moves=moves)
+    return steps(changed, writes_tables=old.groups != new.groups, switches=switches)
 
 
 def instants(old: State, new: State) -> list[State]:
@@ -118,8 +124,10 @@ def change(now: State, new: State, do: Do, name: str) -> Iterator[None]:
         is_moving = endpoint in want and have.get(endpoint) not in (None, want[endpoint])
         if do is Do.ADD and endpoint in want:
             have[endpoint] = want[endpoint]
-        elif (do is Do.REMOVE and endpoint not in want) or (do is Do.HOLD and is_moving):
+        elif do is Do.REMOVE and endpoint not in want:
             have.pop(endpoint, None)
+        elif do is Do.HOLD and is_moving:
+            have[endpoint] = "hold"
         yield
 
 
