@@ -27,6 +27,11 @@ ROOT = Path(__file__).resolve().parent.parent
 NO_TESTS_COLLECTED = 5  # pytest's exit code
 POSARGS = "{posargs}"
 
+# Code that makes a program for tests, run beside the checks.
+BUILDS = (
+    "from tests.etcd.binaries import EtcdVersion, etcd_binary; etcd_binary(EtcdVersion.CURRENT)",
+)
+
 
 class Counts(NamedTuple):
     """How many tests ended how; an error counts as failed."""
@@ -130,46 +135,43 @@ def run_check(check: Check, results: Path, *, may_be_empty: bool) -> Counts:
 
 
 def start_builds() -> list[subprocess.Popen[bytes]]:
-    """Starts compiling the Go programs that tests use, beside the checks.
+    """Starts making the programs that take long to make and are wanted late, beside the checks.
 
-    Only the compiler's cache is filled: the fixture that wants the program still builds it, in
-    seconds instead of minutes, and reports a failure where it matters. Without Go nothing starts.
+    What is made is kept in the user's cache, under a lock that the fixture waits for which wants
+    it; a failure is reported there, where it matters.
     """
-    builds = []
-    for module in sorted(ROOT.glob("tests/*/go.mod")):
-        command = ["go", "build", "-o", os.devnull, "./..."]
-        try:
-            build = subprocess.Popen(
-                command,
-                cwd=module.parent,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        except FileNotFoundError:
-            break
-        builds.append(build)
-    return builds
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        for code in BUILDS
+    ]
+
+
+def end_build(build: subprocess.Popen[bytes]) -> None:
+    """Ends a build, its compilers too, unless it has ended."""
+    if build.poll() is None:
+        os.killpg(build.pid, signal.SIGTERM)
+        build.wait()
 
 
 def run_checks(checks: Sequence[Check], results: Path, *, may_be_empty: bool) -> Counts:
-    """Runs the checks one after another; the builds that they need run beside them."""
-    builds = start_builds()
+    """Runs the checks one after another."""
     counts = []
-    try:
-        for number, check in enumerate(checks):
-            print(f"== {check.environment}: {shlex.join(check.command)}", flush=True)
-            started_s = time.monotonic()
-            path = results / f"{number}.xml"
-            counts.append(run_check(check, path, may_be_empty=may_be_empty))
-            duration_s = time.monotonic() - started_s
-            verdict = "FAILED" if counts[-1].failed else "ok"
-            detail = f", {counts[-1]}" if check.is_pytest else ""
-            print(f"== {check.environment}: {verdict} in {duration_s:.1f} s{detail}", flush=True)
-    finally:
-        for build in builds:
-            build.terminate()
-            build.wait()
+    for number, check in enumerate(checks):
+        print(f"== {check.environment}: {shlex.join(check.command)}", flush=True)
+        started_s = time.monotonic()
+        path = results / f"{number}.xml"
+        counts.append(run_check(check, path, may_be_empty=may_be_empty))
+        duration_s = time.monotonic() - started_s
+        verdict = "FAILED" if counts[-1].failed else "ok"
+        detail = f", {counts[-1]}" if check.is_pytest else ""
+        print(f"== {check.environment}: {verdict} in {duration_s:.1f} s{detail}", flush=True)
     return total(counts)
 
 
@@ -188,12 +190,16 @@ def main(arguments: Sequence[str]) -> int:
         [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]
     )
     checks = read_checks((ROOT / "tox.ini").read_text(), pytest_arguments)
+    builds = [] if pytest_arguments else start_builds()
     with tempfile.TemporaryDirectory(prefix="calico-k8s-test-") as results:
         try:
             counts = run_checks(checks, Path(results), may_be_empty=bool(pytest_arguments))
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
+        finally:
+            for build in builds:
+                end_build(build)
     print(counts)
     return int(counts.failed > 0)
 

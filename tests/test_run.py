@@ -103,3 +103,34 @@ def test_a_run_that_is_terminated_lets_its_check_clean_up(tmp_path: Path) -> Non
         runner.send_signal(signal.SIGTERM)
         assert runner.wait() == 128 + signal.SIGTERM
     assert cleaned.exists()
+
+
+def is_running(pid: int) -> bool:
+    """False for a process that has ended, also while nobody has collected it."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_build_that_is_not_wanted_any_more_ends_with_its_compilers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named, pid_file = tmp_path / "named", tmp_path / "pid"
+    compiler = (
+        "import os, pathlib, time; "
+        f"pathlib.Path({str(named)!r}).write_text(str(os.getpid())); "
+        f"os.rename({str(named)!r}, {str(pid_file)!r}); time.sleep(60)"
+    )
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {compiler!r}])"
+    monkeypatch.setattr(run, "BUILDS", (code,))
+    (build,) = run.start_builds()
+    while not pid_file.exists() and build.poll() is None:
+        time.sleep(0.01)
+    assert is_running(int(pid_file.read_text()))
+    run.end_build(build)
+    deadline_s = time.monotonic() + 10
+    while is_running(int(pid_file.read_text())) and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert not is_running(int(pid_file.read_text()))
