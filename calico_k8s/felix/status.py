@@ -1,0 +1,173 @@
+"""Tells the cluster how this node is: the status keys, written beside the loop and under a lease.
+
+In: the newest :class:`NodeStatus`, whenever the loop has one.  Out: ``/felix/v2/host/NODE/status``
+and a key for each endpoint, written where they differ.  A store that is slow or away delays only
+this thread; the keys of a node that is gone go with its lease.
+"""
+
+import threading
+from typing import Literal
+
+import msgspec
+
+from calico_k8s.datastore.store import Delete, LeaseId, Operation, Put, Store, transact_in_order
+from calico_k8s.errors import StoreError, StoreLeaseLost
+from calico_k8s.model.keys import STATUS
+from calico_k8s.model.names import EndpointId, NodeName
+
+LEASE_S = 30
+KEEP_ALIVE_S = 10.0
+
+EndpointState = Literal["enforced", "no-interface", "no-address", "applying"]
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    """How a node is, and how each endpoint of it is."""
+
+    node: NodeName
+    pid: int
+    started: float
+    """Seconds since the epoch."""
+    state: Literal["waiting", "in-sync", "failing", "store-away"]
+    revision: int = 0
+    """Of the datastore, that the kernel has reached."""
+    backend: str = ""
+    groups: int = 0
+    applied: float = 0.0
+    """When the kernel was last brought to what is desired; seconds since the epoch."""
+    drift_repaired: int = 0
+    errors: tuple[str, ...] = ()
+    endpoints: dict[EndpointId, EndpointState] = {}
+
+
+class StoredStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``/felix/v2/host/NODE/status``."""
+
+    node: str
+    pid: int
+    started: float
+    state: str
+    revision: int
+    backend: str
+    endpoints: int
+    enforced: int
+    groups: int
+    applied: float
+    drift_repaired: int = 0
+    errors: tuple[str, ...] = ()
+
+
+class StoredEndpointStatus(msgspec.Struct, frozen=True):
+    """``/felix/v2/host/NODE/endpoint/NS.POD``."""
+
+    state: str
+
+
+def status_path(node: NodeName) -> str:
+    """Where a node's status is."""
+    return f"{STATUS}host/{node}/status"
+
+
+def endpoint_status_path(endpoint: EndpointId) -> str:
+    """Where an endpoint's state is."""
+    return f"{STATUS}host/{endpoint.node}/endpoint/{endpoint.namespace}.{endpoint.name}"
+
+
+class StatusWriter:
+    """A thread that writes the newest status; older ones that it had no time for are skipped."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._news = threading.Condition()
+        self._newest: NodeStatus | None = None
+        self._is_closed = False
+        self._lease: LeaseId | None = None
+        self._written: dict[str, bytes] = {}
+        self._thread = threading.Thread(target=self._run, name="status", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def tell(self, status: NodeStatus) -> None:
+        """Take a status for writing; never blocks for longer than a lock."""
+        with self._news:
+            self._newest = status
+            self._news.notify()
+
+    def close(self) -> None:
+        """Take the keys away, as far as the store is there, and end the thread."""
+        with self._news:
+            self._is_closed = True
+            self._news.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout=2.0)
+
+    def _run(self) -> None:
+        latest: NodeStatus | None = None
+        while True:
+            with self._news:
+                if self._newest is None and not self._is_closed:
+                    self._news.wait(timeout=KEEP_ALIVE_S)
+                is_closed = self._is_closed
+                latest, self._newest = self._newest or latest, None
+            try:
+                if is_closed:
+                    self._leave()
+                    return
+                if latest is not None:
+                    self._write(_encode(latest))
+            except StoreError:
+                # The store is away or slow.  What was written goes with its lease; everything is
+                # written again with the next news or keep-alive.
+                self._forget()
+                if is_closed:
+                    return
+
+    def _write(self, wanted: dict[str, bytes]) -> None:
+        try:
+            if self._lease is None:
+                self._lease = self._store.grant_lease(LEASE_S)
+            else:
+                self._store.keep_alive(self._lease)
+        except StoreLeaseLost:
+            self._forget()
+            self._lease = self._store.grant_lease(LEASE_S)
+        operations: list[Operation] = [
+            Put(path, raw, self._lease)
+            for path, raw in wanted.items()
+            if self._written.get(path) != raw
+        ]
+        operations += [Delete(path) for path in self._written if path not in wanted]
+        transact_in_order(self._store, operations)
+        self._written = wanted
+
+    def _leave(self) -> None:
+        if self._lease is not None:
+            self._store.revoke_lease(self._lease)
+
+    def _forget(self) -> None:
+        self._lease = None
+        self._written = {}
+
+
+def _encode(status: NodeStatus) -> dict[str, bytes]:
+    states = status.endpoints
+    node = StoredStatus(
+        node=status.node,
+        pid=status.pid,
+        started=status.started,
+        state=status.state,
+        revision=status.revision,
+        backend=status.backend,
+        endpoints=len(states),
+        enforced=sum(state == "enforced" for state in states.values()),
+        groups=status.groups,
+        applied=status.applied,
+        drift_repaired=status.drift_repaired,
+        errors=status.errors,
+    )
+    keys = {status_path(status.node): msgspec.json.encode(node)}
+    for endpoint, state in states.items():
+        keys[endpoint_status_path(endpoint)] = msgspec.json.encode(StoredEndpointStatus(state))
+    return keys
