@@ -29,7 +29,7 @@ from calico_k8s.netlink.wire import (
 NFNL_SUBSYS_CTNETLINK = 1
 CT_NEW, CT_GET, CT_DELETE = 0, 1, 2
 CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_MARK, CTA_ID = 1, 2, 3, 8, 12
-CTA_ZONE, CTA_MARK_MASK, CTA_FILTER = 18, 21, 25
+CTA_TUPLE_MASTER, CTA_ZONE, CTA_MARK_MASK, CTA_FILTER = 14, 18, 21, 25
 CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
 CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT = 1, 2, 3
 CTA_PROTO_ICMP_TYPE, CTA_PROTO_ICMP_CODE = 5, 6
@@ -74,6 +74,8 @@ class ConntrackEntry(NamedTuple):
     """The kernel's original tuple: what names the entry in a later request."""
     id: bytes
     """Tells this entry from a later one with the same tuple, in a delete."""
+    master: bytes
+    """The ``key`` of the flow that announced this one (FTP, SIP); empty for most."""
 
 
 class ConntrackSocket:
@@ -178,6 +180,7 @@ def _unpack_entry(body: memoryview, version: Version) -> ConntrackEntry | None:
         status=BE32.unpack(status)[0] if status else 0,
         key=bytes(original),
         id=bytes(attributes.get(CTA_ID, b"")),
+        master=bytes(attributes.get(CTA_TUPLE_MASTER, b"")),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from calico_k8s.errors import InputError
 from calico_k8s.model.addresses import Version
+from calico_k8s.model.resources import PROTOCOL_NUMBERS
 from calico_k8s.netlink.wire import (
     BE16,
     BE32,
@@ -40,8 +41,9 @@ IPSET_FLAG_NOMATCH = 1 << 2
 
 FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 HOST_BITS: Final = {4: 32, 6: 128}
-PROTOCOL_NUMBERS: Final = {"tcp": 6, "udp": 17, "sctp": 132, "udplite": 136}
-_PROTOCOL_NAMES: Final = {number: name for name, number in PROTOCOL_NUMBERS.items()}
+PORT_PROTOCOLS: Final = {name: PROTOCOL_NUMBERS[name] for name in ("tcp", "udp", "sctp", "udplite")}
+"""Those a ``hash:ip,port`` holds by port; the types and codes of ICMP are not ports."""
+_PROTOCOL_NAMES: Final = {number: name for name, number in PORT_PROTOCOLS.items()}
 
 ZERO_NET_HALVES: Final = {
     "0.0.0.0/0": ("0.0.0.0/1", "128.0.0.0/1"),
@@ -103,7 +105,7 @@ def _pack_key(text: str, kind: IpsetType, version: Version) -> bytes:
     return (
         _pack_address(IPSET_ATTR_IP, first, version)
         + attribute(IPSET_ATTR_PORT | NLA_F_NET_BYTEORDER, _port_bytes(port))
-        + attribute(IPSET_ATTR_PROTO, bytes((PROTOCOL_NUMBERS[protocol],)))
+        + attribute(IPSET_ATTR_PROTO, bytes((PORT_PROTOCOLS[protocol],)))
     )
 
 

@@ -1,0 +1,118 @@
+"""Ending the live connections of flows that are no longer allowed, and only those.
+
+In: a judgement of flows, and the addresses it changed for.  Out: one bit of the conntrack mark,
+set on denied flows and cleared on allowed ones; the first rule of ours drops packets that carry
+it, in both directions.  Deleting the entry is not enough: the server's next packet would create
+it again, the other way round.
+
+A flow is judged as its first packet met the rules: the original source and, of the reply, source
+and port, which is after DNAT and before SNAT.  A flow that another announced (FTP's data) shares
+that one's fate.  Only the default conntrack zone is looked at.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Final, NamedTuple
+
+from calico_k8s.model.addresses import Address, Version
+from calico_k8s.model.resources import ICMP, ICMPV6, IcmpMatch
+from calico_k8s.netlink.conntrack import IPS_DYING, ConntrackEntry, ConntrackSocket
+from calico_k8s.policy.match import Flow
+
+VERSIONS: Final[tuple[Version, ...]] = (4, 6)
+WHOLE_DUMP_ADDRESSES: Final = 8
+"""From so many addresses on, one dump of everything costs less than two filtered ones each:
+measured 25 ms for an address and 100 ms for all, at 10,000 flows."""
+
+
+class CutResult(NamedTuple):
+    """What one judgement did."""
+
+    judged: int
+    cut: int
+    """Flows denied now that passed before."""
+    restored: int
+    """Flows allowed now that were cut before."""
+
+
+class FlowCutter:
+    """The flows of the network namespace it was made in; ``bit`` is its bit of the ct mark.
+
+    Raises:
+        NetlinkError: from every method; what was done is done, the rest by the next call.
+    """
+
+    def __init__(self, bit: int) -> None:
+        self._bit = bit
+        self._socket = ConntrackSocket()
+
+    def close(self) -> None:
+        """Release the socket; marks stay."""
+        self._socket.close()
+
+    def flows_of(self, addresses: Collection[Address]) -> list[ConntrackEntry]:
+        """The flows opened by or to these addresses, each once."""
+        if len(addresses) >= WHOLE_DUMP_ADDRESSES:
+            return [
+                entry
+                for version in VERSIONS
+                for entry in self._socket.dump(version)
+                if entry.original.src in addresses or entry.reply.src in addresses
+            ]
+        found = (entry for address in addresses for entry in self._socket.dump_address(address))
+        return list({(entry.version, entry.key): entry for entry in found}.values())
+
+    def all_flows(self) -> list[ConntrackEntry]:
+        """Every flow of both families.  Cost: 10 us a flow."""
+        return [entry for version in VERSIONS for entry in self._socket.dump(version)]
+
+    def judge(
+        self, entries: Iterable[ConntrackEntry], is_denied: Callable[[Flow], bool]
+    ) -> CutResult:
+        """Cut the flows of ``entries`` that are denied, restore those that are not.
+
+        ``is_denied`` must be false for flows that are none of ours to judge.
+        """
+        living = [entry for entry in entries if not entry.status & IPS_DYING]
+        denied = {
+            (entry.version, entry.key)
+            for entry in living
+            if not entry.master and is_denied(judged_flow(entry))
+        }
+        to_cut: list[ConntrackEntry] = []
+        to_restore: list[ConntrackEntry] = []
+        for entry in living:
+            is_wanted = (entry.version, entry.master or entry.key) not in denied
+            is_cut = bool(entry.mark & self._bit)
+            if is_wanted == is_cut:
+                (to_restore if is_cut else to_cut).append(entry)
+        return CutResult(
+            judged=len(living),
+            cut=self._socket.set_mark(to_cut, self._bit, self._bit),
+            restored=self._socket.set_mark(to_restore, 0, self._bit),
+        )
+
+    def restore_all(self) -> int:
+        """Clear the bit wherever it is set; how many flows carried it."""
+        marked = [
+            entry
+            for version in VERSIONS
+            for entry in self._socket.dump_marked(version, self._bit, self._bit)
+        ]
+        return self._socket.set_mark(marked, 0, self._bit)
+
+
+def judged_flow(entry: ConntrackEntry) -> Flow:
+    """The flow as its first packet met the rules of the filter table."""
+    protocol = entry.original.protocol
+    if protocol in (ICMP, ICMPV6):
+        kind, code = divmod(entry.original.dport, 256)
+        return Flow(
+            entry.original.src, entry.reply.src, protocol, icmp=IcmpMatch(type=kind, code=code)
+        )
+    return Flow(
+        src=entry.original.src,
+        dst=entry.reply.src,
+        protocol=protocol,
+        src_port=entry.original.sport,
+        dst_port=entry.reply.sport,
+    )

@@ -1,0 +1,166 @@
+"""Cutting flows: real connections end where denied, live on where allowed, and come back."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from calico_k8s.felix.conntrack import FlowCutter, judged_flow
+from calico_k8s.model.addresses import Address
+from calico_k8s.model.resources import IcmpMatch
+from calico_k8s.netlink.conntrack import ConntrackEntry, ConntrackTuple
+from calico_k8s.policy.match import Flow
+from tests.namespaces import Namespace, ip, new_namespace, run
+
+BIT = 0x40000
+
+CLIENT, SERVER = Address("10.0.0.1"), Address("10.0.0.2")
+
+
+class Router:
+    """A client and a server namespace with the test's own between them."""
+
+    def __init__(self, client: Namespace, server: Namespace, ends: contextlib.ExitStack) -> None:
+        self.client, self.server, self.ends = client, server, ends
+
+
+@pytest.fixture
+def router(namespace: Namespace) -> Iterator[Router]:
+    with new_namespace() as client, new_namespace() as server:
+        for name, peer, address in (("v0", client, CLIENT), ("v1", server, SERVER)):
+            ip(f"link add {name} type veth peer name eth0 netns {peer.path}")
+            ip(f"addr add 169.254.1.1/32 dev {name}")
+            ip(f"link set {name} up")
+            ip(f"route add {address}/32 dev {name}")
+            with peer:
+                ip("link set eth0 up")
+                ip(f"addr add {address}/32 dev eth0")
+                ip("route add 169.254.1.1 dev eth0")
+                ip("route add default via 169.254.1.1")
+        run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        drop = f"-A FORWARD -m connmark --mark {BIT:#x}/{BIT:#x} -j DROP"
+        run("iptables-nft", *drop.split())
+        with contextlib.ExitStack() as ends:
+            yield Router(client, server, ends)
+
+
+def connect(router: Router, port: int) -> tuple[socket.socket, socket.socket]:
+    """A live TCP connection: the client's end and the server's."""
+    with router.server:
+        listener = socket.create_server((SERVER, port))
+    with router.client:
+        client = socket.create_connection((SERVER, port), timeout=2)
+    server, _ = listener.accept()
+    listener.close()
+    for end in (client, server):
+        router.ends.enter_context(end)
+        end.settimeout(0.3)
+    return client, server
+
+
+def deny_all(_flow: Flow) -> bool:
+    return True
+
+
+def deny_none(_flow: Flow) -> bool:
+    return False
+
+
+def passes(source: socket.socket, target: socket.socket) -> bool:
+    """Whether a byte sent arrives within 0.3 s."""
+    source.send(b"x")
+    with contextlib.suppress(TimeoutError):
+        return target.recv(1) == b"x"
+    return False
+
+
+@pytest.mark.kernel
+def test_a_denied_connection_ends_both_ways_and_another_lives_on(router: Router) -> None:
+    cutter = FlowCutter(BIT)
+    denied, allowed = connect(router, 80), connect(router, 81)
+    flows = cutter.flows_of([SERVER])
+    result = cutter.judge(flows, lambda flow: flow.dst_port == 80)
+    assert (result.judged, result.cut, result.restored) == (2, 1, 0)
+    assert not passes(*reversed(denied)), "the server talks first"
+    assert not passes(*denied)
+    assert passes(*allowed)
+    assert passes(*reversed(allowed))
+    cutter.close()
+
+
+@pytest.mark.kernel
+def test_a_cut_connection_lives_again_when_it_is_allowed(router: Router) -> None:
+    cutter = FlowCutter(BIT)
+    client, server = connect(router, 80)
+    assert cutter.judge(cutter.all_flows(), deny_all).cut == 1
+    assert not passes(client, server)
+    again = cutter.judge(cutter.flows_of([CLIENT]), deny_none)
+    assert (again.cut, again.restored) == (0, 1)
+    server.settimeout(5)  # the client's retransmission comes in its own time
+    assert server.recv(1) == b"x"
+    assert cutter.restore_all() == 0
+    cutter.close()
+
+
+@pytest.mark.kernel
+def test_judging_again_changes_nothing_and_restore_all_clears_what_is_left(router: Router) -> None:
+    cutter = FlowCutter(BIT)
+    ends = [connect(router, 80), connect(router, 81)]
+    for expected in (2, 0):
+        assert cutter.judge(cutter.all_flows(), deny_all).cut == expected
+    assert cutter.restore_all() == 2
+    assert all(passes(*pair) for pair in ends)
+    cutter.close()
+
+
+@pytest.mark.kernel
+def test_many_addresses_are_found_by_one_dump_as_few_are_by_filters(router: Router) -> None:
+    cutter = FlowCutter(BIT)
+    ends = connect(router, 80)
+    others = [Address(f"10.1.0.{number}") for number in range(20)]
+    few, many = cutter.flows_of([SERVER]), cutter.flows_of([SERVER, *others])
+    assert [entry.key for entry in few] == [entry.key for entry in many]
+    assert cutter.flows_of(others) == []
+    assert cutter.flows_of([CLIENT, SERVER]) == few
+    assert passes(*ends)
+    cutter.close()
+
+
+def entry(original: ConntrackTuple, reply: ConntrackTuple) -> ConntrackEntry:
+    return ConntrackEntry(4, original, reply, 0, 0, b"k", b"i", b"")
+
+
+@pytest.mark.parametrize(
+    ("original", "reply", "expected"),
+    [
+        pytest.param(
+            ConntrackTuple(CLIENT, SERVER, 6, 1000, 80),
+            ConntrackTuple(SERVER, CLIENT, 6, 80, 1000),
+            Flow(CLIENT, SERVER, 6, 1000, 80),
+            id="plain",
+        ),
+        pytest.param(
+            ConntrackTuple(CLIENT, Address("10.96.0.1"), 6, 1000, 443),
+            ConntrackTuple(SERVER, CLIENT, 6, 6443, 1000),
+            Flow(CLIENT, SERVER, 6, 1000, 6443),
+            id="after DNAT",
+        ),
+        pytest.param(
+            ConntrackTuple(CLIENT, Address("192.0.2.1"), 17, 1000, 53),
+            ConntrackTuple(Address("192.0.2.1"), Address("10.0.0.254"), 17, 53, 40000),
+            Flow(CLIENT, Address("192.0.2.1"), 17, 1000, 53),
+            id="before SNAT",
+        ),
+        pytest.param(
+            ConntrackTuple(CLIENT, SERVER, 1, 0, 8 << 8),
+            ConntrackTuple(SERVER, CLIENT, 1, 0, 0),
+            Flow(CLIENT, SERVER, 1, icmp=IcmpMatch(8, 0)),
+            id="icmp",
+        ),
+    ],
+)
+def test_a_flow_is_judged_as_its_first_packet_met_the_rules(
+    original: ConntrackTuple, reply: ConntrackTuple, expected: Flow
+) -> None:
+    assert judged_flow(entry(original, reply)) == expected
