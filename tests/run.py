@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, NoReturn
@@ -27,10 +27,11 @@ ROOT = Path(__file__).resolve().parent.parent
 NO_TESTS_COLLECTED = 5  # pytest's exit code
 POSARGS = "{posargs}"
 
-# Code that makes a program for tests, run beside the checks.
-BUILDS = (
-    "from tests.etcd.binaries import EtcdVersion, etcd_binary; etcd_binary(EtcdVersion.CURRENT)",
-)
+# For an environment, code that makes what its tests want; it runs beside the checks before.
+BUILDS = {
+    "etcd": "from tests.etcd.binaries import EtcdVersion, etcd_binary; "
+    "etcd_binary(EtcdVersion.CURRENT)",
+}
 
 
 class Counts(NamedTuple):
@@ -134,14 +135,14 @@ def run_check(check: Check, results: Path, *, may_be_empty: bool) -> Counts:
     return counts._replace(failed=max(counts.failed, int(exit_code != 0)))
 
 
-def start_builds() -> list[subprocess.Popen[bytes]]:
-    """Starts making the programs that take long to make and are wanted late, beside the checks.
+def start_builds() -> dict[str, subprocess.Popen[bytes]]:
+    """Starts making the programs that take long to make and are wanted late; by environment.
 
-    What is made is kept in the user's cache, under a lock that the fixture waits for which wants
-    it; a failure is reported there, where it matters.
+    What is made is kept in the user's cache. A failure is reported by the fixture that wants the
+    program and then makes it itself, where it matters.
     """
-    return [
-        subprocess.Popen(
+    return {
+        environment: subprocess.Popen(
             [sys.executable, "-c", code],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
@@ -149,8 +150,8 @@ def start_builds() -> list[subprocess.Popen[bytes]]:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        for code in BUILDS
-    ]
+        for environment, code in BUILDS.items()
+    }
 
 
 def end_build(build: subprocess.Popen[bytes]) -> None:
@@ -160,14 +161,21 @@ def end_build(build: subprocess.Popen[bytes]) -> None:
         build.wait()
 
 
-def run_checks(checks: Sequence[Check], results: Path, *, may_be_empty: bool) -> Counts:
-    """Runs the checks one after another."""
+def run_checks(
+    checks: Sequence[Check], builds: Mapping[str, subprocess.Popen[bytes]], results: Path
+) -> Counts:
+    """Runs the checks one after another, each when its build has ended.
+
+    Without builds the user has chosen tests, and an environment may have none of them.
+    """
     counts = []
     for number, check in enumerate(checks):
+        if check.environment in builds:  # waiting here costs no test its time limit
+            builds[check.environment].wait()
         print(f"== {check.environment}: {shlex.join(check.command)}", flush=True)
         started_s = time.monotonic()
         path = results / f"{number}.xml"
-        counts.append(run_check(check, path, may_be_empty=may_be_empty))
+        counts.append(run_check(check, path, may_be_empty=not builds))
         duration_s = time.monotonic() - started_s
         verdict = "FAILED" if counts[-1].failed else "ok"
         detail = f", {counts[-1]}" if check.is_pytest else ""
@@ -190,15 +198,15 @@ def main(arguments: Sequence[str]) -> int:
         [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]
     )
     checks = read_checks((ROOT / "tox.ini").read_text(), pytest_arguments)
-    builds = [] if pytest_arguments else start_builds()
+    builds = {} if pytest_arguments else start_builds()
     with tempfile.TemporaryDirectory(prefix="calico-k8s-test-") as results:
         try:
-            counts = run_checks(checks, Path(results), may_be_empty=bool(pytest_arguments))
+            counts = run_checks(checks, builds, Path(results))
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
         finally:
-            for build in builds:
+            for build in builds.values():
                 end_build(build)
     print(counts)
     return int(counts.failed > 0)

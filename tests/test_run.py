@@ -124,8 +124,8 @@ def test_a_build_that_is_not_wanted_any_more_ends_with_its_compilers(
         f"os.rename({str(named)!r}, {str(pid_file)!r}); time.sleep(60)"
     )
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {compiler!r}])"
-    monkeypatch.setattr(run, "BUILDS", (code,))
-    (build,) = run.start_builds()
+    monkeypatch.setattr(run, "BUILDS", {"etcd": code})
+    build = run.start_builds()["etcd"]
     while not pid_file.exists() and build.poll() is None:
         time.sleep(0.01)
     assert is_running(int(pid_file.read_text()))
