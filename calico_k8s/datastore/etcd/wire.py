@@ -128,7 +128,9 @@ def encode_varint(value: int) -> bytes:
 
 
 def _bytes(number: int, value: bytes) -> bytes:
-    return bytes((number << 3 | _LENGTH,)) + encode_varint(len(value)) + value
+    # An empty field must be left out: etcd takes a range end that is there but empty for "all
+    # keys from here on", not for "this key".
+    return bytes((number << 3 | _LENGTH,)) + encode_varint(len(value)) + value if value else b""
 
 
 def _number(number: int, value: int) -> bytes:

@@ -21,7 +21,7 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -69,13 +69,12 @@ def connect(path: Path, access: Access) -> sqlite3.Connection:
             isolation_level=None,
             check_same_thread=False,
         )
-        try:
+        with ExitStack() as on_failure:
+            on_failure.callback(connection.close)
             if not is_read_only:
                 _prepare(connection)
             _check_ours(connection, path)
-        except BaseException:
-            connection.close()
-            raise
+            on_failure.pop_all()
     return connection
 
 
@@ -100,9 +99,8 @@ def transaction(connection: sqlite3.Connection, kind: str) -> Iterator[None]:
     try:
         yield
         connection.execute("commit")
-    except BaseException:
-        connection.rollback()  # which does nothing where SQLite already has
-        raise
+    finally:
+        connection.rollback()  # which does nothing after a commit
 
 
 def file_identity(path: Path) -> tuple[int, int]:

@@ -1,0 +1,200 @@
+"""Real etcd clusters on loopback, with the faults that a cluster meets.
+
+In comes a version and a number of members, out goes a running cluster, whose members can be
+killed, stopped without a word, started again and set back to a backup.  They end with the block
+that started them, and with this process however it ends.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from calico_k8s.datastore.location import TlsFiles
+from tests.etcd.binaries import EtcdVersion, etcd_binary
+from tests.etcd.certificates import Authority
+
+START_TIMEOUT_S = 20.0
+
+
+class EtcdMember:
+    """One server; its ports and its data stay the same while it comes and goes."""
+
+    def __init__(self, program: Path, folder: Path, name: str, tls: TlsFiles | None) -> None:
+        self.name = name
+        self._program = program
+        self._folder = folder
+        self._tls = tls
+        self._ports = _free_ports(2)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._arguments: list[str] = []
+
+    @property
+    def endpoint(self) -> str:
+        """Where clients reach it."""
+        return f"127.0.0.1:{self._ports[0]}"
+
+    @property
+    def peer_url(self) -> str:
+        """Where the other members reach it."""
+        return f"http://127.0.0.1:{self._ports[1]}"
+
+    @property
+    def _client_url(self) -> str:
+        return f"{'https' if self._tls else 'http'}://{self.endpoint}"
+
+    def form(self, members: Sequence["EtcdMember"], extra: Sequence[str]) -> None:
+        """Says which cluster it belongs to."""
+        peers = ",".join(f"{member.name}={member.peer_url}" for member in members)
+        self._arguments = [
+            *("--name", self.name, "--data-dir", str(self._folder)),
+            *("--listen-client-urls", self._client_url),
+            *("--advertise-client-urls", self._client_url),
+            *("--listen-peer-urls", self.peer_url),
+            *("--initial-advertise-peer-urls", self.peer_url),
+            *("--initial-cluster", peers),
+            # faster elections than the default of a second, so that tests wait less
+            *("--heartbeat-interval", "50", "--election-timeout", "500"),
+            *("--unsafe-no-fsync", "--log-level", "error"),
+            *extra,
+        ]
+        if self._tls:
+            self._arguments += [
+                *("--cert-file", str(self._tls.cert), "--key-file", str(self._tls.key)),
+                *("--trusted-ca-file", str(self._tls.ca), "--client-cert-auth"),
+            ]
+
+    def start(self) -> None:
+        """Starts the server; it may not answer yet."""
+        with (self._folder.parent / f"{self.name}.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                # setpriv becomes etcd, which the kernel then kills if this process goes first
+                ["setpriv", "--pdeathsig", "KILL", self._program, *self._arguments],
+                stdout=log,
+                stderr=log,
+                # nothing of the user's own ETCD_... settings
+                env={"PATH": os.environ["PATH"], "ETCD_UNSUPPORTED_ARCH": "arm64"},
+            )
+
+    def is_healthy(self) -> bool:
+        """Whether it answers with the consent of a majority."""
+        context = None
+        if self._tls:
+            context = ssl.create_default_context(cafile=self._tls.ca)
+            context.load_cert_chain(self._tls.cert, self._tls.key)
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        )
+        try:
+            with opener.open(f"{self._client_url}/health", timeout=1) as answer:
+                return b'"health":"true"' in answer.read()
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def wait_until_healthy(self) -> None:
+        """Returns when it is.
+
+        Raises: AssertionError with its log when it does not become so.
+        """
+        give_up_at = time.monotonic() + START_TIMEOUT_S
+        while not self.is_healthy():
+            log = (self._folder.parent / f"{self.name}.log").read_text()[-2000:]
+            assert time.monotonic() < give_up_at, f"{self.name} does not answer:\n{log}"
+            assert self._process is None or self._process.poll() is None, f"{self.name}:\n{log}"
+            time.sleep(0.02)
+
+    def pause(self) -> None:
+        """Stops it in its tracks: its connections stay, and are silent."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets it go on after ``pause``."""
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Ends it as a power failure would."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    def restart(self) -> None:
+        """Kills and starts it, and waits until it answers."""
+        self.kill()
+        self.start()
+        self.wait_until_healthy()
+
+    def back_up(self, to: Path) -> None:
+        """Copies the data of a member that is not running."""
+        assert self._process is None
+        shutil.copytree(self._folder, to)
+
+    def restore(self, backup: Path) -> None:
+        """Sets a member that is not running back to a backup."""
+        assert self._process is None
+        shutil.rmtree(self._folder)
+        shutil.copytree(backup, self._folder)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+
+class EtcdCluster:
+    """Members that form one cluster."""
+
+    def __init__(self, members: Sequence[EtcdMember], tls: TlsFiles | None) -> None:
+        self.members = tuple(members)
+        self.tls = tls
+        """A client's certificate."""
+
+    def url(self, root: str = "/calico") -> str:
+        """The datastore URL, with every member."""
+        return f"etcd://{','.join(member.endpoint for member in self.members)}{root}"
+
+
+@contextmanager
+def etcd_cluster(
+    folder: Path,
+    version: EtcdVersion = EtcdVersion.CURRENT,
+    *,
+    members: int = 1,
+    authority: Authority | None = None,
+    extra: Sequence[str] = (),
+) -> Iterator[EtcdCluster]:
+    """A cluster that answers, with its data in ``folder``; with an authority it wants certificates.
+
+    Ends the test when the program cannot be had.
+    """
+    program = etcd_binary(version)
+    server_tls = authority.issue("server") if authority else None
+    servers = [
+        EtcdMember(program, folder / f"etcd{number}", f"etcd{number}", server_tls)
+        for number in range(members)
+    ]
+    with ExitStack() as stack:
+        for server in servers:
+            server.form(servers, extra)
+            stack.callback(server.kill)
+            server.start()
+        for server in servers:
+            server.wait_until_healthy()
+        yield EtcdCluster(servers, authority.issue("client") if authority else None)
+
+
+def _free_ports(count: int) -> tuple[int, ...]:
+    """Ports that nobody has now; all are held until all are known, so that they differ."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return tuple(each.getsockname()[1] for each in sockets)
