@@ -39,14 +39,15 @@ def rule_matches(snapshot: Snapshot, rule: Rule, flow: Flow) -> bool:
         rule.ip_version in (None, address_version(flow.src))
         and rule.protocol in (None, flow.protocol)
         and (rule.not_protocol is None or rule.not_protocol != flow.protocol)
-        and (rule.icmp is None or _icmp_matches(rule.icmp, flow))
-        and (rule.not_icmp is None or not _icmp_matches(rule.not_icmp, flow))
+        and (rule.icmp is None or icmp_matches(rule.icmp, flow))
+        and (rule.not_icmp is None or not icmp_matches(rule.not_icmp, flow))
         and _entity_matches(snapshot, rule.src, flow.src, flow.src_port, flow.protocol)
         and _entity_matches(snapshot, rule.dst, flow.dst, flow.dst_port, flow.protocol)
     )
 
 
-def _icmp_matches(match: IcmpMatch, flow: Flow) -> bool:
+def icmp_matches(match: IcmpMatch, flow: Flow) -> bool:
+    """Whether the flow is ICMP of this type, and of this code where one is given."""
     if flow.icmp is None or flow.protocol not in (ICMP, ICMPV6):
         return False
     return match.type == flow.icmp.type and match.code in (None, flow.icmp.code)
@@ -64,8 +65,8 @@ def _entity_matches(
         )
         and (entity.netset is None or _in_netset(snapshot, entity.netset, address))
         and (entity.not_netset is None or not _in_netset(snapshot, entity.not_netset, address))
-        and (not entity.nets or _in_nets(entity.nets, address))
-        and (not entity.not_nets or _outside_nets(entity.not_nets, address))
+        and (not entity.nets or in_nets(entity.nets, address))
+        and (not entity.not_nets or outside_nets(entity.not_nets, address))
         and _port_matches(snapshot, entity, address, port, protocol)
     )
 
@@ -87,36 +88,39 @@ def _in_netset(snapshot: Snapshot, name: NetsetName, address: Address) -> bool:
     return any(netset.name == name for netset in snapshot.netsets_of(address))
 
 
-def _in_nets(nets: tuple[Net, ...], address: Address) -> bool:
+def in_nets(nets: tuple[Net, ...], address: Address) -> bool:
+    """Whether one of the nets holds the address."""
     return any(net_contains(net, address) for net in nets)
 
 
-def _outside_nets(nets: tuple[Net, ...], address: Address) -> bool:
-    """Outside all of them; a list with no net of the address' family matches nothing.
+def outside_nets(nets: tuple[Net, ...], address: Address) -> bool:
+    """Whether the address is outside all of them.
 
-    Source: Calico, felix/rules/policy.go FilterRuleToIPVersion: a list that had entries and is
-    empty for a family takes the rule out of that family, negated lists too.
+    A list with no net of the address' family matches nothing.  Source: Calico,
+    felix/rules/policy.go FilterRuleToIPVersion: a list that had entries and is empty for a family
+    takes the rule out of that family, negated lists too.
     """
     version = address_version(address)
     family = [net for net in nets if address_version(net) == version]
-    return bool(family) and not _in_nets(tuple(family), address)
+    return bool(family) and not in_nets(tuple(family), address)
 
 
 def _port_matches(
     snapshot: Snapshot, entity: EntityMatch, address: Address, port: int, protocol: Protocol
 ) -> bool:
     if entity.ports or entity.named_ports:
-        wanted = _in_ranges(entity.ports, port) or _is_named(
+        wanted = in_ranges(entity.ports, port) or _is_named(
             snapshot, entity.named_ports, address, port, protocol
         )
         if not wanted:
             return False
-    return not _in_ranges(entity.not_ports, port) and not _is_named(
+    return not in_ranges(entity.not_ports, port) and not _is_named(
         snapshot, entity.not_named_ports, address, port, protocol
     )
 
 
-def _in_ranges(ranges: tuple[PortRange, ...], port: int) -> bool:
+def in_ranges(ranges: tuple[PortRange, ...], port: int) -> bool:
+    """Whether one of the ranges holds the port."""
     return any(low <= port <= high for low, high in ranges)
 
 

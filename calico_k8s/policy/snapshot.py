@@ -59,8 +59,14 @@ def tier_sort_key(tier: Tier) -> tuple[float, str]:
 
 @lru_cache(maxsize=65536)
 def selector(text: SelectorText) -> grammar.Selector:
-    """The selector a canonical text stands for."""
-    return grammar.parse_selector(text)
+    """The selector a canonical text stands for.
+
+    The codec lets no text through that does not parse; one that gets here is true of nothing.
+    """
+    try:
+        return grammar.parse_selector(text)
+    except grammar.GrammarError:
+        return grammar.In(key="", values=())
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,214 @@
+"""The members of active ipsets, kept as endpoints and network sets change.
+
+In: expressions to keep account of, and what changed among endpoints and network sets.  Out: the
+members that came and went since they were last taken.  Which sets are wanted is not decided here.
+
+A set's members come from two sides: endpoints give addresses, each its own and so no other's,
+and network sets give nets.  Both may hold the same single address; it goes when both let go.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+
+import msgspec
+
+from calico_k8s.calc.deltas import Ipset, IpsetId, IpsetKind, Member, PortMember
+from calico_k8s.calc.expressions import Criterion, Expression, Term, criteria_of, netsets_of
+from calico_k8s.calc.nets import NetTable
+from calico_k8s.calc.netsets import Netsets
+from calico_k8s.calc.peers import Peers, View, ViewChange
+from calico_k8s.model.addresses import Address, Net, address_net
+from calico_k8s.model.names import NetsetName
+from calico_k8s.model.resources import Protocol
+
+
+class ActiveSet(msgspec.Struct, eq=False):
+    """An ipset that somebody asks, and what is in it now."""
+
+    ipset: Ipset
+    expression: Expression
+    from_endpoints: set[Member]
+    from_nets: NetTable
+    added: set[Member]
+    """Since the changes were last taken; what is in here is in neither ``removed`` nor was before."""
+    removed: set[Member]
+
+    def holds(self, address: Address, protocol: Protocol, port: int) -> bool:
+        """Whether the kernel's match of this set would be true."""
+        if self.ipset.kind is IpsetKind.ADDRESS_PORT:
+            return PortMember(address, protocol, port) in self.from_endpoints
+        return address_net(address) in self.from_endpoints or self.from_nets.holds(address)
+
+    def members(self) -> AbstractSet[Member]:
+        """Everything in it."""
+        return self.from_endpoints | self.from_nets.nets
+
+    def replace_nets(self, nets: frozenset[Net]) -> None:
+        """Set the nets that network sets give."""
+        old, self.from_nets = self.from_nets, NetTable(nets)
+        for net in old.nets - nets - self.from_endpoints:
+            self._note_removed(net)
+        for net in nets - old.nets - self.from_endpoints:
+            self._note_added(net)
+
+    def take_out(self, gone: Iterable[Member]) -> None:
+        """Remove members that endpoints gave."""
+        for member in gone:
+            self.from_endpoints.remove(member)
+            if member not in self.from_nets.nets:
+                self._note_removed(member)
+
+    def put_in(self, come: Iterable[Member]) -> None:
+        """Add members that endpoints give."""
+        for member in come:
+            self.from_endpoints.add(member)
+            if member not in self.from_nets.nets:
+                self._note_added(member)
+
+    def _note_added(self, member: Member) -> None:
+        if member in self.removed:
+            self.removed.remove(member)
+        else:
+            self.added.add(member)
+
+    def _note_removed(self, member: Member) -> None:
+        if member in self.added:
+            self.added.remove(member)
+        else:
+            self.removed.add(member)
+
+
+class Members:
+    """All active sets."""
+
+    def __init__(self, peers: Peers, netsets: Netsets) -> None:
+        self._peers = peers
+        self._netsets = netsets
+        self._sets: dict[IpsetId, ActiveSet] = {}
+        self._ids_by_criterion: dict[Criterion, set[IpsetId]] = {}
+        self._ids_by_netset: dict[NetsetName, set[IpsetId]] = {}
+        self._changed: set[IpsetId] = set()
+
+    def get(self, ipset_id: IpsetId) -> ActiveSet:
+        """An active set."""
+        return self._sets[ipset_id]
+
+    def ids(self) -> AbstractSet[IpsetId]:
+        """Every active set."""
+        return self._sets.keys()
+
+    def create(self, ipset: Ipset, expression: Expression) -> None:
+        """Keep account of a set from now on; its first members count as added.
+
+        Cost: the endpoints that meet its criteria, or have the rarest label they need.
+        """
+        for criterion in criteria_of(expression):
+            self._peers.index.activate(criterion)
+            self._netsets.index.activate(criterion)
+            self._ids_by_criterion.setdefault(criterion, set()).add(ipset.id)
+        for name in netsets_of(expression):
+            self._ids_by_netset.setdefault(name, set()).add(ipset.id)
+        active = ActiveSet(ipset, expression, set(), NetTable(), set(), set())
+        self._sets[ipset.id] = active
+        active.replace_nets(self._netsets.nets_of(expression))
+        active.put_in(self._from_endpoints(expression))
+        self._changed.add(ipset.id)
+
+    def drop(self, ipset_id: IpsetId) -> None:
+        """Forget a set."""
+        active = self._sets.pop(ipset_id)
+        self._changed.discard(ipset_id)
+        for criterion in criteria_of(active.expression):
+            self._peers.index.deactivate(criterion)
+            self._netsets.index.deactivate(criterion)
+            self._ids_by_criterion[criterion].discard(ipset_id)
+            if not self._ids_by_criterion[criterion]:
+                del self._ids_by_criterion[criterion]
+        for name in netsets_of(active.expression):
+            self._ids_by_netset[name].discard(ipset_id)
+            if not self._ids_by_netset[name]:
+                del self._ids_by_netset[name]
+
+    def change_endpoints(self, changes: Iterable[ViewChange]) -> None:
+        """Follow endpoints.  Cost: the sets that ask something that changed, not those that do not.
+
+        All that go leave before any comes: an address may go from one endpoint to another.
+        """
+        arrivals: list[tuple[ActiveSet, set[Member]]] = []
+        for before, after in changes:
+            for ipset_id in self._touched_by(before, after):
+                active = self._sets[ipset_id]
+                old = self._given_by(active.expression, before)
+                new = self._given_by(active.expression, after)
+                if old != new:
+                    active.take_out(old - new)
+                    arrivals.append((active, new - old))
+                    self._changed.add(ipset_id)
+        for active, members in arrivals:
+            active.put_in(members)
+
+    def change_netset(self, name: NetsetName, selectors: Iterable[Criterion]) -> None:
+        """Follow a network set; ``selectors`` are the active ones that were or are true of it.
+
+        Cost: the sets that name it or ask one of the selectors, whole.
+        """
+        touched = set(self._ids_by_netset.get(name, ()))
+        for criterion in selectors:
+            touched |= self._ids_by_criterion.get(criterion, set())
+        for ipset_id in touched:
+            active = self._sets[ipset_id]
+            active.replace_nets(self._netsets.nets_of(active.expression))
+            if any(term.asks_address for term in active.expression):
+                given = self._from_endpoints(active.expression)
+                active.take_out(active.from_endpoints - given)
+                active.put_in(given - active.from_endpoints)
+        self._changed |= touched
+
+    def take_changes(self) -> list[ActiveSet]:
+        """The sets with members added or removed since the last call; clear them when read."""
+        changed = [self._sets[ipset_id] for ipset_id in self._changed]
+        self._changed = set()
+        return [active for active in changed if active.added or active.removed]
+
+    def _touched_by(self, before: View | None, after: View | None) -> set[IpsetId]:
+        old = before.met if before is not None else frozenset()
+        new = after.met if after is not None else frozenset()
+        if before is not None and after is not None and before[1:] == after[1:]:
+            criteria = old ^ new
+        else:
+            criteria = old | new
+        return set().union(*(self._ids_by_criterion[criterion] for criterion in criteria))
+
+    def _from_endpoints(self, expression: Expression) -> set[Member]:
+        anchors = {anchor for term in expression for anchor in term.anchors}
+        given: set[Member] = set()
+        for view in self._peers.meeting(anchors):
+            given |= self._given_by(expression, view)
+        return given
+
+    def _given_by(self, expression: Expression, view: View | None) -> set[Member]:
+        given: set[Member] = set()
+        if view is None:
+            return given
+        for term in expression:
+            addresses = self._addresses_for(term, view)
+            if not term.ports:
+                given.update(map(address_net, addresses))
+                continue
+            names = {criterion.text for criterion in term.ports}
+            for name, protocol, port in view.named_ports:
+                if name in names and protocol == term.protocol:
+                    given.update(PortMember(address, protocol, port) for address in addresses)
+        return given
+
+    def _addresses_for(self, term: Term, view: View) -> Iterable[Address]:
+        if not any(anchor in view.met for anchor in term.anchors):
+            return ()
+        addresses = view.addresses
+        if term.selector is not None and term.selector not in view.met:
+            held, selector = self._netsets.is_selected_active, term.selector
+            addresses = tuple(a for a in addresses if held(selector, a))
+        if term.netset is not None:
+            table = self._netsets.table(term.netset)
+            addresses = tuple(a for a in addresses if table.holds(a))
+        return addresses

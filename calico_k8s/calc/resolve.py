@@ -1,0 +1,177 @@
+"""Rules of the model to rules of a policy group.
+
+In: a rule, its direction, and how its local end was decided.  Out: resolved rules, which ask at
+most one set positively, and the expressions of the sets that they ask.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from calico_k8s.calc.deltas import Ipset, ResolvedRule
+from calico_k8s.calc.expressions import (
+    Asked,
+    Expression,
+    make_ipset,
+    negated_expression,
+    negated_ports_expression,
+    positive_expression,
+)
+from calico_k8s.calc.local import EVERYWHERE, LocalMatch, is_question
+from calico_k8s.model.addresses import Net, Version
+from calico_k8s.model.resources import Action, Direction, EntityMatch, PortRange, Rule
+
+
+class Sheet(NamedTuple):
+    """The rules of one policy or profile for one direction."""
+
+    direction: Direction
+    rules: tuple[Rule, ...]
+    asking: tuple[int, ...]
+    """Those whose local end is a question."""
+
+
+class Resolved(NamedTuple):
+    """Resolved rules, in order, and what the sets that they ask are made of."""
+
+    rules: tuple[ResolvedRule, ...]
+    expressions: dict[Ipset, Expression]
+
+
+def make_sheet(rules: tuple[Rule, ...], direction: Direction) -> Sheet:
+    """The rules of one direction, with their questions found once."""
+    asking = (i for i, rule in enumerate(rules) if is_question(local_entity(rule, direction)))
+    return Sheet(direction, rules, tuple(asking))
+
+
+def local_entity(rule: Rule, direction: Direction) -> EntityMatch:
+    """The end of the rule that is the endpoint itself."""
+    return rule.dst if direction is Direction.INGRESS else rule.src
+
+
+def peer_entity(rule: Rule, direction: Direction) -> EntityMatch:
+    """The other end."""
+    return rule.src if direction is Direction.INGRESS else rule.dst
+
+
+def resolve_sheet(
+    sheet: Sheet,
+    answers: Sequence[LocalMatch | None],
+    pass_as: Literal[Action.PASS, Action.DENY],
+) -> Resolved:
+    """Resolve all rules of a sheet; ``answers`` are to its questions, in order.
+
+    ``pass_as`` is what a pass rule does: among profiles, where no tier is next, it denies.
+    """
+    answer_by_index = dict(zip(sheet.asking, answers, strict=True))
+    resolved: list[ResolvedRule] = []
+    expressions: dict[Ipset, Expression] = {}
+    for index, rule in enumerate(sheet.rules):
+        local = answer_by_index.get(index, EVERYWHERE)
+        if local is not None:
+            action = pass_as if rule.action is Action.PASS else rule.action
+            resolved += _Resolver(rule, sheet.direction, action, expressions).resolve(local)
+    return Resolved(tuple(resolved), expressions)
+
+
+class _Ports(NamedTuple):
+    """How the peer's port is asked: by number, by name, or not at all."""
+
+    numbers: tuple[PortRange, ...]
+    names: tuple[str, ...] = ()
+    excluded: tuple[PortRange, ...] = ()
+
+
+class _Resolver:
+    """One rule; the sets that it asks are put into ``expressions``."""
+
+    def __init__(
+        self,
+        rule: Rule,
+        direction: Direction,
+        action: Action,
+        expressions: dict[Ipset, Expression],
+    ) -> None:
+        self._rule = rule
+        self._direction = direction
+        self._action = action
+        self._expressions = expressions
+        self._peer = peer_entity(rule, direction)
+
+    def resolve(self, local: LocalMatch) -> Iterable[ResolvedRule]:
+        versions = {self._rule.ip_version, local.ip_version} - {None}
+        if len(versions) > 1:
+            return
+        ip_version = next(iter(versions), None)
+        for ports in self._ways_to_ask_ports():
+            yield self._resolve(local, ip_version, ports)
+
+    def _ways_to_ask_ports(self) -> Iterable[_Ports]:
+        numbers, names = self._peer.ports, self._peer.named_ports
+        if numbers or not names:
+            yield _Ports(numbers)
+        if names:
+            # A packet that both rules match is logged once; any other action has decided by then.
+            excluded = numbers if self._action is Action.LOG else ()
+            yield _Ports((), names, excluded)
+
+    def _resolve(
+        self, local: LocalMatch, ip_version: Version | None, ports: _Ports
+    ) -> ResolvedRule:
+        rule, peer = self._rule, self._peer
+        own = local_entity(rule, self._direction)
+        negated = (
+            negated_expression(peer),
+            negated_ports_expression(peer, rule.protocol),
+        )
+        peer_end = _End(peer.nets, peer.not_nets, ports.numbers, peer.not_ports + ports.excluded)
+        own_end = _End(
+            local.nets or own.nets,
+            own.not_nets,
+            _with_numbers(own.ports, local.ports),
+            _with_numbers(own.not_ports, local.not_ports),
+        )
+        is_ingress = self._direction is Direction.INGRESS
+        src, dst = (peer_end, own_end) if is_ingress else (own_end, peer_end)
+        return ResolvedRule(
+            action=self._action,
+            origin=rule.origin,
+            ip_version=ip_version,
+            protocol=rule.protocol,
+            not_protocol=rule.not_protocol,
+            icmp=rule.icmp,
+            not_icmp=rule.not_icmp,
+            peer_ipset=self._ask(positive_expression(peer, ports.names, rule.protocol)),
+            peer_not_ipsets=tuple(
+                ipset
+                for expression in negated
+                if (ipset := self._ask(expression, is_negated=True)) is not None
+            ),
+            src_nets=src.nets,
+            src_not_nets=src.not_nets,
+            src_ports=src.ports,
+            src_not_ports=src.not_ports,
+            dst_nets=dst.nets,
+            dst_not_nets=dst.not_nets,
+            dst_ports=dst.ports,
+            dst_not_ports=dst.not_ports,
+        )
+
+    def _ask(self, expression: Expression, *, is_negated: bool = False) -> Ipset | None:
+        if not expression:
+            return None
+        ipset = make_ipset(expression, Asked(self._action, self._direction, is_negated))
+        self._expressions[ipset] = expression
+        return ipset
+
+
+class _End(NamedTuple):
+    nets: tuple[Net, ...]
+    not_nets: tuple[Net, ...]
+    ports: tuple[PortRange, ...]
+    not_ports: tuple[PortRange, ...]
+
+
+def _with_numbers(ranges: tuple[PortRange, ...], numbers: tuple[int, ...]) -> tuple[PortRange, ...]:
+    if not numbers:
+        return ranges
+    return tuple(sorted({*ranges, *(PortRange(number, number) for number in numbers)}))

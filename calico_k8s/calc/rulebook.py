@@ -1,0 +1,168 @@
+"""Tiers, policies and profile rules, and which of them speak for a local endpoint.
+
+In: tiers, policies, the rules of profiles, and the traits of local endpoints.  Out: for traits
+and a direction, what is tried in which order: an outline; and the traits that an update touches.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from calico_k8s.calc.expressions import selector_criterion
+from calico_k8s.calc.labels import LabelIndex
+from calico_k8s.calc.peers import Traits, put
+from calico_k8s.calc.resolve import Sheet, make_sheet
+from calico_k8s.model.keys import Key, PolicyKey, ProfileRulesKey, TierKey
+from calico_k8s.model.names import ProfileId, TierName
+from calico_k8s.model.resources import Direction, Origin, Policy, Rule, Rules, Tier
+from calico_k8s.policy.snapshot import policy_sort_key, tier_sort_key
+
+
+class Outline(NamedTuple):
+    """What is tried for an endpoint in one direction, in order."""
+
+    direction: Direction
+    tiers: tuple[tuple[TierName, tuple[PolicyKey, ...]], ...]
+    """Those with a policy that applies; each with these policies."""
+    profiles: tuple[ProfileId, ...]
+    """Those with rules in this direction."""
+    owner: ProfileId | None
+    """The profile whose origin is quoted where the end of the profiles denies."""
+
+    def sheets(self) -> Iterator[PolicyKey | ProfileId]:
+        """Everything with rules, in the order in which it is tried."""
+        for _, policies in self.tiers:
+            yield from policies
+        yield from self.profiles
+
+    def sources(self) -> Iterator[Key]:
+        """The keys whose values make what a group of this outline holds."""
+        for tier, policies in self.tiers:
+            yield TierKey(tier)
+            yield from policies
+        yield from map(ProfileRulesKey, self.profiles)
+        if self.owner is not None:
+            yield ProfileRulesKey(self.owner)
+
+
+class _PolicySheets(msgspec.Struct, frozen=True):
+    policy: Policy
+    sheets: dict[Direction, Sheet]
+
+
+class _ProfileSheets(msgspec.Struct, frozen=True):
+    rules: Rules
+    sheets: dict[Direction, Sheet]
+
+
+class Rulebook:
+    """Everything with rules, and the local traits that policies select."""
+
+    def __init__(self) -> None:
+        self._index = LabelIndex[Traits]()
+        """Local traits by the selectors of policies."""
+        self._tiers: dict[TierName, Tier] = {}
+        self._policies: dict[PolicyKey, _PolicySheets] = {}
+        self._policies_by_selector: dict[str, set[PolicyKey]] = {}
+        self._profiles: dict[ProfileId, _ProfileSheets] = {}
+        self._local: set[Traits] = set()
+
+    def set_traits(self, traits: Traits) -> None:
+        """Follow traits of local endpoints, new or with other labels."""
+        self._local.add(traits)
+        self._index.update(traits, traits.labels)
+
+    def drop_traits(self, traits: Traits) -> None:
+        """Forget traits that no local endpoint has any more."""
+        self._local.discard(traits)
+        self._index.remove(traits)
+
+    def update_tier(self, name: TierName, new: Tier | None) -> set[Traits]:
+        """Replace a tier; the local traits that may be touched."""
+        return set(self._local) if put(self._tiers, name, new) else set()
+
+    def update_policy(self, key: PolicyKey, new: Policy | None) -> set[Traits]:
+        """Replace a policy; the local traits that it selected or selects."""
+        old = self._policies.get(key)
+        if (old.policy if old is not None else None) == new:
+            return set()
+        touched: set[Traits] = set()
+        if old is not None:
+            touched |= self._selected(old.policy)
+            self._forget_selector(key, old.policy)
+            del self._policies[key]
+        if new is not None:
+            self._policies[key] = _PolicySheets(new, _sheets(new.ingress, new.egress))
+            self._policies_by_selector.setdefault(new.selector, set()).add(key)
+            self._index.activate(selector_criterion(new.selector))
+            touched |= self._selected(new)
+        return touched
+
+    def update_profile(self, profile: ProfileId, new: Rules | None) -> bool:
+        """Replace the rules of a profile; whether that changed anything."""
+        old = self._profiles.get(profile)
+        if (old.rules if old is not None else None) == new:
+            return False
+        if new is None:
+            del self._profiles[profile]
+        else:
+            self._profiles[profile] = _ProfileSheets(new, _sheets(new.ingress, new.egress))
+        return True
+
+    def tier(self, name: TierName) -> Tier:
+        """A tier that is there."""
+        return self._tiers[name]
+
+    def origin(self, profile: ProfileId) -> Origin | None:
+        """Whose profile it is."""
+        found = self._profiles.get(profile)
+        return found.rules.origin if found is not None else None
+
+    def sheet(self, source: PolicyKey | ProfileId, direction: Direction) -> Sheet:
+        """The rules of a policy or profile that is there."""
+        if isinstance(source, PolicyKey):
+            return self._policies[source].sheets[direction]
+        return self._profiles[source].sheets[direction]
+
+    def outline(self, traits: Traits, direction: Direction) -> Outline:
+        """What is tried for endpoints of these local traits."""
+        profiles = [profile for profile in traits.profiles if profile in self._profiles]
+        return Outline(
+            direction,
+            self._applying(traits, direction),
+            tuple(p for p in profiles if self._profiles[p].sheets[direction].rules),
+            next((p for p in profiles if self._profiles[p].rules.origin is not None), None),
+        )
+
+    def _applying(
+        self, traits: Traits, direction: Direction
+    ) -> tuple[tuple[TierName, tuple[PolicyKey, ...]], ...]:
+        by_tier: dict[TierName, list[PolicyKey]] = {}
+        for criterion in self._index.criteria_of(traits):
+            for key in self._policies_by_selector[criterion.text]:
+                policy = self._policies[key].policy
+                if key.tier in self._tiers and direction in policy.types and not policy.staged:
+                    by_tier.setdefault(key.tier, []).append(key)
+        tiers = sorted((self._tiers[name] for name in by_tier), key=tier_sort_key)
+        return tuple((tier.name, self._in_order(by_tier[tier.name])) for tier in tiers)
+
+    def _in_order(self, policies: list[PolicyKey]) -> tuple[PolicyKey, ...]:
+        return tuple(sorted(policies, key=lambda key: policy_sort_key(self._policies[key].policy)))
+
+    def _selected(self, policy: Policy) -> set[Traits]:
+        return set(self._index.items_of(selector_criterion(policy.selector)))
+
+    def _forget_selector(self, key: PolicyKey, policy: Policy) -> None:
+        keys = self._policies_by_selector[policy.selector]
+        keys.discard(key)
+        if not keys:
+            del self._policies_by_selector[policy.selector]
+        self._index.deactivate(selector_criterion(policy.selector))
+
+
+def _sheets(ingress: tuple[Rule, ...], egress: tuple[Rule, ...]) -> dict[Direction, Sheet]:
+    return {
+        Direction.INGRESS: make_sheet(ingress, Direction.INGRESS),
+        Direction.EGRESS: make_sheet(egress, Direction.EGRESS),
+    }

@@ -1,0 +1,319 @@
+"""Hypothesis strategies for everything the model holds.
+
+Names come from pools so small that things collide: endpoints share addresses, profiles, labels
+and claims, network sets overlap pods, a named port differs from pod to pod, tiers are missing,
+profiles are named before they exist.  Values keep what the codec promises (ports only with a
+protocol that has them, canonical addresses and selectors), and nothing more.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hypothesis import strategies as st
+
+import grammar
+from calico_k8s.model import keys
+from calico_k8s.model.addresses import Address, Net, address_version
+from calico_k8s.model.keys import Key
+from calico_k8s.model.names import (
+    EndpointId,
+    NamespaceName,
+    NetsetName,
+    NodeName,
+    PolicyId,
+    ProfileId,
+    SelectorText,
+    TagName,
+    TierName,
+)
+from calico_k8s.model.resources import (
+    ICMP,
+    ICMPV6,
+    PROTOCOL_NUMBERS,
+    PROTOCOLS_WITH_PORTS,
+    Action,
+    Direction,
+    EntityMatch,
+    IcmpMatch,
+    Labels,
+    NamedPort,
+    NetworkSet,
+    Node,
+    Origin,
+    Policy,
+    PortRange,
+    Ready,
+    Rule,
+    Rules,
+    Setting,
+    Tags,
+    Tier,
+    Value,
+    WorkloadEndpoint,
+)
+from calico_k8s.policy.match import Flow
+
+TCP, UDP, SCTP = (PROTOCOL_NUMBERS[name] for name in ("tcp", "udp", "sctp"))
+GRE = 47
+"""A protocol without ports."""
+
+NODES = (NodeName("n1"), NodeName("n2"))
+POD_ADDRESSES = tuple(
+    map(Address, ("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.1", "fd00::1", "fd00::2"))
+)
+NODE_ADDRESSES = {
+    NODES[0]: (Address("192.168.0.1"), Address("fd00:1::1")),
+    NODES[1]: (Address("192.168.0.2"),),
+}
+OUTSIDE = (Address("198.51.100.7"), Address("2001:db8::7"))
+ADDRESSES = (*POD_ADDRESSES, *(a for own in NODE_ADDRESSES.values() for a in own), *OUTSIDE)
+NETS = tuple(
+    map(
+        Net,
+        (
+            "10.0.0.1/32",
+            "10.0.0.2/31",
+            "10.0.0.0/30",
+            "10.0.0.0/16",
+            "0.0.0.0/0",
+            "198.51.100.0/24",
+            "fd00::1/128",
+            "fd00::/64",
+            "::/0",
+        ),
+    )
+)
+PORT_NAMES = ("http", "dns")
+PORTS = (53, 80, 8080)
+PROFILES = tuple(map(ProfileId, ("pa", "pb", "pc", "pd")))
+TAGS = tuple(map(TagName, ("ta", "tb")))
+TIERS = tuple(map(TierName, ("first", "default", "last")))
+NETSETS = tuple(map(NetsetName, ("sa", "sb")))
+SETTINGS = ("pod-to-host-action", "log-level")
+SELECTORS = tuple(
+    SelectorText(grammar.print_selector(grammar.parse_selector(text)))
+    for text in (
+        "all()",
+        "has(a)",
+        "!has(a)",
+        "a == 'x'",
+        "a != 'x'",
+        "a in {'x', 'y'}",
+        "a not in {'x', 'y'}",
+        "b == 'x'",
+        "a == 'x' && b == 'x'",
+        "a == 'x' || b == 'y'",
+        "has(a) && !has(b)",
+        "a starts with 'x'",
+        "b contains 'y' && a != ''",
+        "a in {}",
+    )
+)
+
+any_node = st.sampled_from(NODES)
+label_maps = st.dictionaries(st.sampled_from("ab"), st.sampled_from(("", "x", "y", "xy")))
+net_tuples = st.lists(st.sampled_from(NETS), max_size=3, unique=True).map(tuple)
+port_ranges = st.sampled_from(
+    (PortRange(80, 80), PortRange(8080, 8080), PortRange(1, 1023), PortRange(0, 65535))
+)
+named_ports = st.builds(
+    NamedPort, st.sampled_from(PORT_NAMES), st.sampled_from((TCP, UDP)), st.sampled_from(PORTS)
+)
+endpoint_ids = st.builds(
+    EndpointId, any_node, st.sampled_from(("na", "nb")).map(NamespaceName), st.sampled_from("pq")
+)
+origins = st.builds(
+    Origin,
+    kind=st.sampled_from(("Pod", "Namespace", "Service")),
+    name=st.sampled_from(("", "x", "y")),
+    index=st.integers(-1, 2),
+)
+
+# One criterion each; an entity has up to three of them.
+_PLACES: tuple[dict[str, Any], ...] = (  # Any: the value of the field it is keyed by
+    *({field: tag} for field in ("tag", "not_tag") for tag in TAGS),
+    *({field: text} for field in ("selector", "not_selector") for text in SELECTORS),
+    *({field: name} for field in ("netset", "not_netset") for name in NETSETS),
+    *({field: (net,)} for field in ("nets", "not_nets") for net in NETS),
+    *({field: (NETS[0], NETS[7])} for field in ("nets", "not_nets")),
+)
+_PORTS: tuple[dict[str, Any], ...] = (
+    *({field: (name,)} for field in ("named_ports", "not_named_ports") for name in PORT_NAMES),
+    {"named_ports": PORT_NAMES},
+    *({field: (PortRange(80, 80),)} for field in ("ports", "not_ports")),
+    {"ports": (PortRange(53, 53), PortRange(8000, 9000))},
+)
+
+
+def entity_matches(*, has_ports: bool) -> st.SearchStrategy[EntityMatch]:
+    """One end of a rule; port criteria only where the rule's protocol has ports."""
+    criteria = (*_PLACES, *_PORTS, *_PORTS) if has_ports else _PLACES
+    return st.lists(st.sampled_from(criteria), max_size=3).map(
+        lambda chosen: EntityMatch(**{k: v for criterion in chosen for k, v in criterion.items()})
+    )
+
+
+_HEADS: tuple[dict[str, Any], ...] = (
+    {},
+    {},
+    {"protocol": TCP},
+    {"protocol": TCP},
+    {"protocol": UDP},
+    {"protocol": SCTP},
+    {"protocol": GRE},
+    {"not_protocol": TCP},
+    {"ip_version": 4},
+    {"ip_version": 6, "protocol": TCP},
+    {"protocol": ICMP, "icmp": IcmpMatch(8)},
+    {"protocol": ICMP, "not_icmp": IcmpMatch(8, 0)},
+    {"protocol": ICMPV6, "icmp": IcmpMatch(128, 0)},
+)
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> Rule:
+    """A rule that the codec would let through."""
+    head = draw(st.sampled_from(_HEADS))
+    entities = entity_matches(has_ports=head.get("protocol") in PROTOCOLS_WITH_PORTS)
+    return Rule(
+        action=draw(st.sampled_from(Action)),
+        origin=draw(origins),
+        src=draw(entities),
+        dst=draw(entities),
+        **head,
+    )
+
+
+rule_tuples = st.lists(rules(), max_size=3).map(tuple)
+
+
+@st.composite
+def endpoints(draw: st.DrawFn, identity: EndpointId) -> WorkloadEndpoint:
+    """An endpoint of this id; it may claim addresses that others claim as well."""
+    return WorkloadEndpoint(
+        id=identity,
+        addresses=tuple(draw(st.lists(st.sampled_from(POD_ADDRESSES), max_size=3, unique=True))),
+        labels=draw(label_maps),
+        named_ports=tuple(draw(st.lists(named_ports, max_size=2, unique=True))),
+        profiles=tuple(draw(st.lists(st.sampled_from(PROFILES), max_size=3, unique=True))),
+        uid=draw(st.sampled_from(("", "u1", "u2"))),
+        created=draw(st.sampled_from((0.0, 1.0))),
+        generation=draw(st.sampled_from((0, 1))),
+    )
+
+
+profile_rules = st.builds(Rules, rule_tuples, rule_tuples, st.none() | origins)
+profile_tags = st.builds(
+    Tags, st.lists(st.sampled_from(TAGS), unique=True).map(lambda tags: tuple(sorted(tags)))
+)
+profile_labels = st.builds(Labels, label_maps)
+network_sets = st.builds(NetworkSet, st.sampled_from(NETSETS), label_maps, net_tuples)
+orders = st.sampled_from((None, 1.0, 2.0))
+
+
+def tiers(name: TierName) -> st.SearchStrategy[Tier]:
+    """A tier of this name."""
+    return st.builds(Tier, st.just(name), orders, st.sampled_from((Action.DENY, Action.PASS)))
+
+
+def policies(key: keys.PolicyKey) -> st.SearchStrategy[Policy]:
+    """A policy that lives at this key."""
+    return st.builds(
+        Policy,
+        id=st.just(key.policy),
+        tier=st.just(key.tier),
+        selector=st.sampled_from(SELECTORS),
+        types=st.sampled_from(
+            ((Direction.INGRESS,), (Direction.EGRESS,), (Direction.INGRESS, Direction.EGRESS))
+        ),
+        order=orders,
+        ingress=rule_tuples,
+        egress=rule_tuples,
+        staged=st.sampled_from((False, False, False, True)),
+    )
+
+
+policy_keys = st.builds(
+    keys.PolicyKey,
+    st.sampled_from(TIERS),
+    st.builds(
+        PolicyId,
+        st.sampled_from(("NetworkPolicy", "GlobalNetworkPolicy")),
+        st.sampled_from(("", "na")),
+        st.just("web"),
+    ),
+)
+setting_keys = st.builds(keys.SettingKey, st.none() | any_node, st.sampled_from(SETTINGS))
+
+_endpoint_keys = endpoint_ids.map(keys.EndpointKey)
+_profiles = st.sampled_from(PROFILES)
+all_keys: st.SearchStrategy[Key] = st.one_of(
+    _endpoint_keys,
+    _endpoint_keys,
+    _endpoint_keys,
+    _profiles.map(keys.ProfileRulesKey),
+    _profiles.map(keys.ProfileRulesKey),
+    _profiles.map(keys.ProfileTagsKey),
+    _profiles.map(keys.ProfileLabelsKey),
+    st.sampled_from(TIERS).map(keys.TierKey),
+    policy_keys,
+    policy_keys,
+    st.sampled_from(NETSETS).map(keys.NetsetKey),
+    any_node.map(keys.NodeKey),
+    setting_keys,
+    st.builds(keys.ReadyKey),
+)
+
+
+def values(key: Key) -> st.SearchStrategy[Value]:  # noqa: C901 - one arm for each kind of key
+    """What may be stored at a key."""
+    match key:
+        case keys.EndpointKey(identity):
+            return endpoints(identity)
+        case keys.ProfileRulesKey():
+            return profile_rules
+        case keys.ProfileTagsKey():
+            return profile_tags
+        case keys.ProfileLabelsKey():
+            return profile_labels
+        case keys.TierKey(tier):
+            return tiers(tier)
+        case keys.PolicyKey():
+            return policies(key)
+        case keys.NetsetKey(name):
+            return st.builds(NetworkSet, st.just(name), label_maps, net_tuples)
+        case keys.NodeKey(node):
+            return st.just(Node(node, NODE_ADDRESSES[node]))
+        case keys.SettingKey(_, "pod-to-host-action"):
+            return st.sampled_from(("accept", "drop", "return")).map(Setting)
+        case keys.SettingKey():
+            return st.sampled_from(("info", "debug")).map(Setting)
+        case keys.ReadyKey():
+            return st.just(Ready(value=True))
+
+
+items: st.SearchStrategy[tuple[Key, Value]] = all_keys.flatmap(
+    lambda key: st.tuples(st.just(key), values(key))
+)
+states: st.SearchStrategy[Mapping[Key, Value]] = st.lists(items, max_size=25).map(dict)
+edits: st.SearchStrategy[tuple[Key, Value | None]] = st.one_of(
+    items, items, st.tuples(all_keys, st.none())
+)
+"""A put or a delete of one key, whether it is there or not."""
+
+
+@st.composite
+def flows(draw: st.DrawFn) -> Flow:
+    """A packet between any two addresses of one family."""
+    src = draw(st.sampled_from(ADDRESSES))
+    dst = draw(
+        st.sampled_from([a for a in ADDRESSES if address_version(a) == address_version(src)])
+    )
+    protocol = draw(st.sampled_from((TCP, TCP, UDP, SCTP, GRE, ICMP, ICMPV6)))
+    if protocol in PROTOCOLS_WITH_PORTS:
+        ports = st.sampled_from((*PORTS, 443, 40000))
+        return Flow(src, dst, protocol, draw(ports), draw(ports))
+    if protocol in (ICMP, ICMPV6):
+        icmp = st.sampled_from((IcmpMatch(8, 0), IcmpMatch(8, 1), IcmpMatch(128, 0)))
+        return Flow(src, dst, protocol, icmp=draw(icmp))
+    return Flow(src, dst, protocol)

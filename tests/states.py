@@ -1,0 +1,305 @@
+"""Named histories: lists of whole states, to be replayed in many ways.
+
+In: nothing.  Out: :data:`HISTORIES`, and for each its replays: forwards, backwards, with nothing
+in between, one item at a time, all at once.  Whatever follows the datastore must end each replay
+where a fresh start on its last state does.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Literal
+
+from calico_k8s.model import keys
+from calico_k8s.model.addresses import Address, Net
+from calico_k8s.model.keys import Key
+from calico_k8s.model.names import (
+    EndpointId,
+    NamespaceName,
+    NetsetName,
+    NodeName,
+    PolicyId,
+    ProfileId,
+    SelectorText,
+    TagName,
+    TierName,
+)
+from calico_k8s.model.resources import (
+    Action,
+    Direction,
+    EntityMatch,
+    Labels,
+    NamedPort,
+    NetworkSet,
+    Node,
+    Origin,
+    Policy,
+    PortRange,
+    Rule,
+    Rules,
+    Tags,
+    Tier,
+    Value,
+    WorkloadEndpoint,
+)
+
+State = Mapping[Key, Value]
+Edit = tuple[Key, Value | None]
+Step = Sequence[Edit]
+"""Edits that are seen together."""
+
+TCP = 6
+ANY = EntityMatch()
+
+
+def pod(
+    name: str,
+    *addresses: str,
+    node: str = "n1",
+    labels: Mapping[str, str] | None = None,
+    profiles: Iterable[str] = ("namespace.prod",),
+    ports: Iterable[NamedPort] = (),
+    created: float = 0.0,
+) -> State:
+    """A pod of namespace ``prod``."""
+    identity = EndpointId(NodeName(node), NamespaceName("prod"), name)
+    return {
+        keys.EndpointKey(identity): WorkloadEndpoint(
+            id=identity,
+            addresses=tuple(map(Address, addresses)),
+            labels=dict(labels or {}),
+            named_ports=tuple(ports),
+            profiles=tuple(map(ProfileId, profiles)),
+            created=created,
+        )
+    }
+
+
+def profile(
+    name: str,
+    *ingress: Rule,
+    tags: Iterable[str] = (),
+    labels: Mapping[str, str] | None = None,
+    origin: Origin | None = None,
+) -> State:
+    """A profile; with an origin it speaks for all directions, and its egress is open."""
+    identity = ProfileId(name)
+    items: dict[Key, Value] = {}
+    if ingress or origin:
+        egress = (rule(Action.ALLOW),) if origin else ()
+        items[keys.ProfileRulesKey(identity)] = Rules(ingress, egress, origin)
+    if tags:
+        items[keys.ProfileTagsKey(identity)] = Tags(tuple(map(TagName, sorted(tags))))
+    if labels:
+        items[keys.ProfileLabelsKey(identity)] = Labels(dict(labels))
+    return items
+
+
+def rule(
+    action: Action, src: EntityMatch = ANY, dst: EntityMatch = ANY, *, protocol: int | None = None
+) -> Rule:
+    """A rule; where it was written does not matter."""
+    return Rule(action, Origin(kind="Pod"), protocol=protocol, src=src, dst=dst)
+
+
+def tag(name: str) -> EntityMatch:
+    """Endpoints with a tag."""
+    return EntityMatch(tag=TagName(name))
+
+
+def selector(text: str) -> EntityMatch:
+    """Endpoints and network sets that a selector is true of."""
+    return EntityMatch(selector=SelectorText(text))
+
+
+def port(number: int) -> EntityMatch:
+    """One port by number."""
+    return EntityMatch(ports=(PortRange(number, number),))
+
+
+def netset(name: str, *nets: str, labels: Mapping[str, str] | None = None) -> State:
+    """A network set."""
+    identity = NetsetName(name)
+    return {
+        keys.NetsetKey(identity): NetworkSet(identity, dict(labels or {}), tuple(map(Net, nets)))
+    }
+
+
+def tier(
+    name: str,
+    order: float | None = None,
+    default: Literal[Action.DENY, Action.PASS] = Action.DENY,
+) -> State:
+    """A tier."""
+    return {keys.TierKey(TierName(name)): Tier(TierName(name), order, default)}
+
+
+def policy(name: str, selected: str, *ingress: Rule, order: float = 1.0) -> State:
+    """A policy for ingress in tier ``default``."""
+    identity = PolicyId("NetworkPolicy", "prod", name)
+    return {
+        keys.PolicyKey(TierName("default"), identity): Policy(
+            id=identity,
+            tier=TierName("default"),
+            selector=SelectorText(selected),
+            types=(Direction.INGRESS,),
+            order=order,
+            ingress=ingress,
+        )
+    }
+
+
+def both(*parts: State) -> State:
+    """All of these items in one state."""
+    whole: dict[Key, Value] = {}
+    for part in parts:
+        whole |= part
+    return whole
+
+
+NODE: State = {keys.NodeKey(NodeName("n1")): Node(NodeName("n1"), (Address("192.168.0.1"),))}
+OPEN = profile("namespace.prod", rule(Action.ALLOW), origin=Origin("Namespace", name="prod"))
+CLOSED = profile(
+    "namespace.prod",
+    rule(Action.ALLOW, tag("namespace_prod")),
+    tags=["namespace_prod"],
+    origin=Origin("Namespace", name="prod"),
+)
+FOR_BACKEND = profile(
+    "annotation.prod.1",
+    rule(Action.ALLOW, tag("prod_access_backend"), port(4001), protocol=TCP),
+    origin=Origin("Pod"),
+)
+BACKEND = profile("pod-labels.prod.1", tags=["prod_access_backend"])
+SERVICE = profile("service.prod.web", rule(Action.ALLOW, dst=port(80), protocol=TCP))
+DB = pod(
+    "db",
+    "10.0.0.1",
+    "fd00::1",
+    profiles=["annotation.prod.1", "service.prod.web", "namespace-labels.prod"],
+)
+BASE = both(NODE, OPEN, FOR_BACKEND, BACKEND)
+
+
+def client(
+    node: str = "n2",
+    profiles: Iterable[str] = ("namespace.prod", "pod-labels.prod.1"),
+    labels: Mapping[str, str] | None = None,
+) -> State:
+    """The pod that the annotation lets in, on the other node."""
+    return pod("client", "10.0.1.1", node=node, profiles=profiles, labels=labels)
+
+
+def web(name: str, address: str, http: int | None = None) -> State:
+    """A pod that lets everybody in to its port named http."""
+    ports = (NamedPort("http", TCP, http),) if http is not None else ()
+    return pod(name, address, ports=ports, profiles=["annotation.prod.2"])
+
+
+TO_HTTP = profile(
+    "annotation.prod.2",
+    rule(Action.ALLOW, dst=EntityMatch(named_ports=("http",)), protocol=TCP),
+    origin=Origin("Pod"),
+)
+TO_X = both(tier("default"), policy("p", "all()", rule(Action.ALLOW, selector('a == "x"'))))
+TO_TEAM = both(tier("default"), policy("p", 'pcns.team == "a"', rule(Action.ALLOW)))
+
+HISTORIES: Mapping[str, tuple[State, ...]] = {
+    "a client comes, loses its label, has it again, goes": (
+        both(BASE, DB),
+        both(BASE, DB, client()),
+        both(BASE, DB, client(profiles=["namespace.prod"])),
+        both(BASE, DB, client()),
+        both(BASE, DB),
+    ),
+    "a client gets another address, then a second one": (
+        both(BASE, DB, client()),
+        both(BASE, DB, pod("client", "10.0.1.2", node="n2", profiles=["pod-labels.prod.1"])),
+        both(
+            BASE,
+            DB,
+            pod("client", "10.0.1.2", "fd00:1::2", node="n2", profiles=["pod-labels.prod.1"]),
+        ),
+    ),
+    "a namespace is closed, then opened": (
+        both(NODE, OPEN, pod("a", "10.0.0.1"), pod("b", "10.0.1.1", node="n2")),
+        both(NODE, CLOSED, pod("a", "10.0.0.1"), pod("b", "10.0.1.1", node="n2")),
+        both(NODE, OPEN, pod("a", "10.0.0.1"), pod("b", "10.0.1.1", node="n2")),
+    ),
+    "a service opens, changes its port, closes": (
+        both(BASE, DB),
+        both(BASE, DB, SERVICE),
+        both(BASE, DB, profile("service.prod.web", rule(Action.ALLOW, dst=port(81), protocol=TCP))),
+        both(BASE, DB),
+    ),
+    "an address goes to a newer pod and comes back": (
+        both(BASE, DB, client()),
+        both(BASE, DB, client(), pod("newer", "10.0.1.1", node="n2", created=2.0)),
+        both(BASE, DB, client(), pod("newer", "10.0.0.1", node="n1", created=2.0)),
+        both(BASE, DB, client()),
+    ),
+    "a pod moves to another node": (
+        both(BASE, DB, client()),
+        both(BASE, DB, client(node="n1")),
+        both(BASE, client(node="n1")),
+    ),
+    "a named port moves from pod to pod": (
+        both(TO_HTTP, web("a", "10.0.0.1", 80)),
+        both(TO_HTTP, web("a", "10.0.0.1", 80), web("b", "10.0.0.2", 8080)),
+        both(TO_HTTP, web("b", "10.0.0.2")),
+    ),
+    "tiers and policies come in the wrong order": (
+        both(BASE, DB),
+        both(BASE, DB, policy("deny", "all()", rule(Action.DENY))),
+        both(BASE, DB, policy("deny", "all()", rule(Action.DENY)), tier("default")),
+        both(
+            BASE,
+            DB,
+            policy("deny", "all()", rule(Action.DENY)),
+            policy("allow", "all()", rule(Action.ALLOW), order=0.0),
+            tier("default", default=Action.PASS),
+        ),
+        both(BASE, DB, tier("default", 5.0)),
+    ),
+    "a network set covers a pod, then is selected otherwise": (
+        both(BASE, DB, TO_X),
+        both(
+            both(BASE, DB, TO_X, client(labels={"a": "x"})),
+            netset("office", "10.0.1.1/32", "10.0.1.0/24", labels={"a": "x"}),
+        ),
+        both(
+            both(BASE, DB, TO_X, client(labels={"a": "y"})),
+            netset("office", "10.0.1.1/32", labels={"a": "x"}),
+        ),
+        both(
+            both(BASE, DB, TO_X, client(labels={"a": "x"})),
+            netset("office", "10.0.1.1/32", labels={"a": "y"}),
+        ),
+    ),
+    "a namespace gets labels that a policy selects": (
+        both(BASE, DB, TO_TEAM),
+        both(BASE, DB, TO_TEAM, profile("namespace-labels.prod", labels={"pcns.team": "a"})),
+        both(BASE, DB, TO_TEAM, profile("namespace-labels.prod", labels={"pcns.team": "b"})),
+    ),
+}
+
+
+def edits_between(old: State, new: State) -> list[Edit]:
+    """What a watcher sees: deletes, then puts of what differs."""
+    gone: list[Edit] = [(key, None) for key in old if key not in new]
+    return [*gone, *((key, value) for key, value in new.items() if old.get(key) != value)]
+
+
+def replays(history: Sequence[State]) -> Iterator[list[Step]]:
+    """The steps of each way to go through a history, from nothing."""
+    nothing: State = {}
+    backwards = history[::-1]
+    yield _steps([nothing, *history])
+    yield _steps([nothing, *backwards])
+    yield _steps([nothing, *(state for one in history for state in (one, nothing))])
+    yield [[edit] for step in _steps([nothing, *history]) for edit in step]
+    yield [[edit] for step in _steps([nothing, *backwards]) for edit in step[::-1]]
+    yield [[edit for step in _steps([nothing, *history]) for edit in step]]
+
+
+def _steps(states: Sequence[State]) -> list[Step]:
+    return [edits_between(old, new) for old, new in pairwise(states)]
