@@ -85,7 +85,7 @@ def profile(
     identity = ProfileId(name)
     items: dict[Key, Value] = {}
     if ingress or origin:
-        egress = (rule(Action.ALLOW),) if origin else ()
+        egress = (Rule(Action.ALLOW, origin),) if origin else ()
         items[keys.ProfileRulesKey(identity)] = Rules(ingress, egress, origin)
     if tags:
         items[keys.ProfileTagsKey(identity)] = Tags(tuple(map(TagName, sorted(tags))))
