@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from typing import NoReturn, TypeAlias, cast
 
-from pyparsing import Empty, ParserElement, ParseResults, Regex
+from pyparsing import Empty, ParserElement, ParseResults, Regex, StringEnd
 
 from grammar.errors import GrammarError
 from grammar.nodes import Span
@@ -60,8 +60,8 @@ def here() -> ParserElement:
 
 
 def at_end() -> ParserElement:
-    """The end of the text."""
-    return Regex(r"\Z").leave_whitespace().suppress()
+    """The end of the text; it leaves no token."""
+    return StringEnd().leave_whitespace()
 
 
 class Expectation:
@@ -85,9 +85,9 @@ class Expectation:
     def unmet(self, text: str, at: int, expected: tuple[str, ...]) -> GrammarError:
         """The error that none of ``expected`` stands at ``at``."""
         span = self.span(text, at)
-        return GrammarError(
-            text, span, expected, self._advice(text[span.start : span.end], expected)
-        )
+        found = text[span.start : span.end]
+        hint = _advise_on_characters(found) or self._advice(found, expected)
+        return GrammarError(text, span, expected, hint)
 
     def span(self, text: str, at: int) -> Span:
         """How far the word at ``at`` goes: one character if it is none, nothing at the end."""
@@ -95,6 +95,15 @@ class Expectation:
         if found is not None and found.end() > at:
             return Span(at, found.end())
         return Span(at, min(at + 1, len(text)))
+
+
+def _advise_on_characters(found: str) -> str | None:
+    """A hint for a word that looks right, but for a character that cannot be seen."""
+    for char in found:
+        if len(found) > 1 and not char.isprintable():
+            instead = "write a plain space for" if char.isspace() else "take out"
+            return f"{instead} the character U+{ord(char):04X} in it"
+    return None
 
 
 def read(grammar: ParserElement, text: str) -> object:

@@ -5,6 +5,7 @@ In: what the grammar read from left to right: parentheses and negations, operati
 for the open parentheses, so that no depth of nesting costs more than its length.
 """
 
+import re
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -17,28 +18,14 @@ DEPTH_MAX = 100
 
 CHAIN_JOINTS = ("'&&'", "'||'")
 
-
-class Kind(Enum):
-    """What a piece of a chain is."""
-
-    BEFORE = auto()
-    """``!`` and ``(`` in any number, with blanks."""
-    OPERATION = auto()
-    AFTER = auto()
-    """``)`` in any number, with blanks."""
-    AND = auto()
-    OR = auto()
-    END = auto()
-    """Where the chain stops, by itself or because something else follows."""
+_SYMBOL = re.compile(r"[!()]|&&|\|\|")
 
 
-class Piece(NamedTuple):
-    """A piece of a chain and the offset where it begins; only an OPERATION has one."""
+class Symbols(NamedTuple):
+    """What stands before, between or after operations, with blanks: ``! ( ) && ||``."""
 
-    kind: Kind
-    at: int
     text: str
-    operation: Selector | None = None
+    at: int
 
 
 class Enclosure(Enum):
@@ -91,23 +78,22 @@ class _Tree:
         self._groups = [_Group(0, negated=False)]
         self._negated = False
 
-    def add(self, piece: Piece) -> None:
-        if piece.operation is not None:
-            self._groups[-1].add(piece.operation, negated=self._negated)
-            self._negated = False
-        elif piece.kind is Kind.BEFORE:
-            self._before(piece)
-        elif piece.kind is Kind.AFTER:
-            self._after(piece)
-        else:
-            self._join(piece)
+    def add_operation(self, operation: Selector) -> None:
+        self._groups[-1].add(operation, negated=self._negated)
+        self._negated = False
 
-    def _before(self, piece: Piece) -> None:
-        for at, char in enumerate(piece.text, start=piece.at):
-            if char == "!":
-                self._negated = not self._negated
-            elif char == "(":
-                self._open(at)
+    def add_symbols(self, symbols: Symbols) -> None:
+        for found in _SYMBOL.finditer(symbols.text):
+            at = symbols.at + found.start()
+            match found.group():
+                case "!":
+                    self._negated = not self._negated
+                case "(":
+                    self._open(at)
+                case ")":
+                    self._close(at)
+                case joint:
+                    self._join(at, joint)
 
     def _open(self, at: int) -> None:
         if len(self._groups) > DEPTH_MAX + (self._enclosure is Enclosure.PARENTHESES):
@@ -119,47 +105,49 @@ class _Tree:
         self._groups.append(_Group(at, negated=self._negated))
         self._negated = False
 
-    def _after(self, piece: Piece) -> None:
-        for at, char in enumerate(piece.text, start=piece.at):
-            if char == ")":
-                self._close(at)
-
     def _close(self, at: int) -> None:
         if len(self._groups) == 1:
             raise GrammarError(self._text, Span(at, at + 1), message="this ')' closes nothing")
         group = self._groups.pop()
         self._groups[-1].add(group.close(), negated=group.negated)
 
-    def _join(self, piece: Piece) -> None:
+    def _join(self, at: int, joint: str) -> None:
         if self._enclosure is Enclosure.PARENTHESES and len(self._groups) == 1:
-            joint = piece.text.rstrip()
             raise GrammarError(
                 self._text,
-                Span(piece.at, piece.at + len(joint)),
+                Span(at, at + len(joint)),
                 message=f"the parenthesis after 'selector' closes before this '{joint}'",
                 hint="put the whole expression into one pair of parentheses",
             )
-        if piece.kind is Kind.OR:
+        if joint == "||":
             self._groups[-1].next_alternative()
 
-    def finish(self, end: Piece, expectation: Expectation) -> Selector:
+    def finish(self, end: int, expectation: Expectation) -> Selector:
         if len(self._groups) == 1:
             return self._groups[0].close()
-        if end.at < len(self._text):
-            raise expectation.unmet(self._text, end.at, (*CHAIN_JOINTS, "')'"))
+        if end < len(self._text):
+            raise expectation.unmet(self._text, end, (*CHAIN_JOINTS, "')'"))
         at = self._groups[-1].opened_at
         raise GrammarError(self._text, Span(at, at + 1), message="this '(' is never closed")
 
 
 def plant(
-    text: str, pieces: list[Piece], enclosure: Enclosure, expectation: Expectation
+    text: str,
+    pieces: list[Symbols | Selector],
+    enclosure: Enclosure,
+    expectation: Expectation,
 ) -> Selector:
-    """The tree of a whole chain, whose last piece is its END.
+    """The tree of a whole chain: operations with symbols before, between and after all of them.
 
     Raises:
         GrammarError: a parenthesis has no partner, or too many stand inside each other.
     """
     tree = _Tree(text, enclosure)
-    for piece in pieces[:-1]:
-        tree.add(piece)
-    return tree.finish(pieces[-1], expectation)
+    end = 0
+    for piece in pieces:
+        if isinstance(piece, Symbols):
+            tree.add_symbols(piece)
+            end = piece.at + len(piece.text)
+        else:
+            tree.add_operation(piece)
+    return tree.finish(end, expectation)

@@ -2,8 +2,8 @@
 
 In: policies, statements and selectors.  Out: text that the parsers read back as an equal value.
 Keywords are lower-case, ranges have a colon, lists have no blanks and are sorted, ``port`` is
-written for one port and for several, labels of a selector stand in single quotes unless the value
-holds one, and parentheses stand only where the meaning needs them.  Comments are not known here:
+written for one port and for several, the values in a selector stand in single quotes unless they
+hold one, and parentheses stand only where the meaning needs them.  Comments are not known here:
 see :mod:`grammar.formatting`.
 """
 
@@ -112,21 +112,30 @@ def print_selector(selector: Selector) -> str:
         ValueError: a label or value that cannot be written: a value with both kinds of quotes.  No
             parsed selector has one.
     """
+    parts: list[str] = []
+    _add_operand(parts, selector, is_enclosed=False)
+    return "".join(parts)
+
+
+def _add_operand(parts: list[str], selector: Selector, *, is_enclosed: bool) -> None:
+    """Adds the text of a selector; ``is_enclosed`` puts parentheses around an And or Or.
+
+    One frame for each level: trees are as deep as parentheses may be.
+    """
     match selector:
-        case And(operands):
-            return " && ".join(map(_print_operand, operands))
-        case Or(operands):
-            return " || ".join(map(print_selector, operands))
         case Not(operand):
-            return f"!{_print_operand(operand)}"
+            parts.append("!")
+            _add_operand(parts, operand, is_enclosed=True)
+        case And(operands) | Or(operands):
+            # "&&" binds closer than "||": an And inside an Or stands without parentheses.
+            is_and = isinstance(selector, And)
+            parts.append("(" if is_enclosed else "")
+            for index, operand in enumerate(operands):
+                parts.append((" && " if is_and else " || ") if index else "")
+                _add_operand(parts, operand, is_enclosed=is_and)
+            parts.append(")" if is_enclosed else "")
         case _:
-            return _print_operation(selector)
-
-
-def _print_operand(selector: Selector) -> str:
-    """In parentheses, if it would otherwise fall apart beside ``&&`` or behind ``!``."""
-    text = print_selector(selector)
-    return f"({text})" if isinstance(selector, And | Or) else text
+            parts.append(_print_operation(selector))
 
 
 def _print_operation(selector: Selector) -> str:  # noqa: C901 - one line for each kind

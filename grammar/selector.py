@@ -23,7 +23,7 @@ Source: Calico v3 libcalico-go/lib/selector.
 """
 
 import re
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import cast
 
 from pyparsing import ParserElement, ParseResults, ZeroOrMore, replace_with
@@ -40,7 +40,7 @@ from grammar.lexical import (
     read,
     token,
 )
-from grammar.nesting import CHAIN_JOINTS, Enclosure, Kind, Piece, plant
+from grammar.nesting import CHAIN_JOINTS, Enclosure, Symbols, plant
 from grammar.nodes import (
     All,
     Contains,
@@ -102,8 +102,7 @@ def parse_selector(text: str) -> Selector:
 def selector_in_parentheses() -> ParserElement:
     """``"(" selector ")"``, as a part of something else; its token is the tree."""
     empty = token(rf"\({BLANKS}\)").add_parse_action(replace_with(All()))
-    opened = token(r"(?=\()").suppress() | _expect("'('")
-    return empty | opened + _chain(Enclosure.PARENTHESES)
+    return empty | _chain(Enclosure.PARENTHESES)
 
 
 def _parse(text: str) -> Selector:
@@ -117,8 +116,12 @@ def _advise(found: str, expected: tuple[str, ...]) -> str | None:
     """A hint for what was found where a selector went on otherwise."""
     if found in ("'", '"'):
         return "this quote is never closed"
+    if expected == ("'('",):
+        return "the whole expression stands in parentheses"
+    if expected == ("'{'",):
+        return "a set is written {'x', 'y'}"
     if "a string in quotes" in expected:
-        return f"write '{found}' in quotes" if re.fullmatch(_LABEL, found) else None
+        return f"write it in quotes: '{found}'" if re.fullmatch(_LABEL, found) else None
     if expected == _OPERATORS and found == "(":
         return "has(...), all() and global() are written in lower case, without a blank before '('"
     if (synonym := _SYNONYMS.get(found.lower())) in expected:
@@ -147,48 +150,44 @@ def _selector() -> ParserElement:
 
 
 def _chain(enclosure: Enclosure) -> ParserElement:
-    """``chain := unit (("&&" | "||") unit)*``."""
-    unit = _piece(Kind.BEFORE, r"[!( \t]*") + _operation() + _piece(Kind.AFTER, r"[) \t]*")
-    joint = _piece(Kind.AND, "&&") | _piece(Kind.OR, r"\|\|")
-    end = here().add_parse_action(lambda _, at, __: Piece(Kind.END, at, ""))
-    chain = unit + ZeroOrMore(joint + unit) + end
-    return chain.add_parse_action(partial(_plant, enclosure))
+    """``chain := unit (("&&" | "||") unit)*``, all symbols between two operations in one token."""
+    first = _symbols(r"[!( \t]*")
+    if enclosure is Enclosure.PARENTHESES:
+        first = _symbols(r"\([!( \t]*") | _expect("'('")
+    between = _symbols(r"[) \t]*(?:&&|\|\|)[!( \t]*")
+    last = _symbols(r"[) \t]*")
+    chain = first + _operation() + ZeroOrMore(between + _operation()) + last
+    return chain.add_parse_action(
+        lambda text, _, pieces: plant(text, pieces.as_list(), enclosure, _EXPECTATION)
+    )
 
 
-def _plant(enclosure: Enclosure, text: str, _: int, pieces: ParseResults) -> Selector:
-    return plant(text, pieces.as_list(), enclosure, _EXPECTATION)
-
-
-def _piece(kind: Kind, pattern: str) -> ParserElement:
-    """A piece of the chain that is nothing but text."""
+def _symbols(pattern: str) -> ParserElement:
     return token(pattern).add_parse_action(
-        lambda _, at, found: Piece(kind, at, match_of(found).group())
+        lambda _, at, found: Symbols(match_of(found).group(), at)
     )
 
 
 def _operation() -> ParserElement:
     """``operation := "has(" label ")" | "all()" | "global()" | label comparison``."""
-    operation = _label_comparison() | _has() | _everything() | _expect(*_OPERANDS)
-    return operation.add_parse_action(lambda _, at, found: Piece(Kind.OPERATION, at, "", found[0]))
+    return _label_comparison() | _has() | _everything() | _expect(*_OPERANDS)
 
 
 def _has() -> ParserElement:
     """``"has(" label ")"``."""
     label = _label() | _expect("a label")
-    return (token(r"has\(").suppress() + label + _close(r"\)")).add_parse_action(
-        lambda found: Has(found[0])
-    )
+    return (token(r"has\(") + label + _close(r"\)")).add_parse_action(lambda found: Has(found[1]))
 
 
 def _everything() -> ParserElement:
     """``"all()" | "global()"``."""
     every = token(r"all\(").add_parse_action(replace_with(All()))
     outside = token(r"global\(").add_parse_action(replace_with(Global()))
-    return (every | outside) + _close(r"\)")
+    return ((every | outside) + _close(r"\)")).add_parse_action(lambda found: found[0])
 
 
 def _close(pattern: str) -> ParserElement:
-    return token(pattern).suppress() | _expect("')'")
+    return token(pattern) | _expect("')'")
 
 
 def _label_comparison() -> ParserElement:
@@ -237,12 +236,12 @@ def _set_comparison() -> ParserElement:
 
 def _set() -> ParserElement:
     """``set := "{" [ string ("," string)* [","] ] "}"``."""
-    opened = token(r"\{").suppress() | _expect("'{'")
+    opened = token(r"\{") | _expect("'{'")
     strings = token(rf"(?:(?:{_STRING}){BLANKS},{BLANKS})*(?:{_STRING})?").add_parse_action(
         lambda found: tuple(sorted(set(_strings(match_of(found).group()))))
     )
-    closed = token(r"\}").suppress() | here().add_parse_action(_refuse_in_set)
-    return opened + strings + closed
+    closed = token(r"\}") | here().add_parse_action(_refuse_in_set)
+    return (opened + strings + closed).add_parse_action(lambda found: found[1])
 
 
 _ONE_STRING = re.compile(_STRING)

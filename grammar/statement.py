@@ -232,27 +232,37 @@ def _clauses(*before: str) -> ParserElement:
 def _clause(side: Side) -> ParserElement:
     """``("from" | "to") match``."""
     matches = OneOrMore(_match()) | _expect(*_MATCHES[side])
-    return (keyword(side.value).suppress() + matches).add_parse_action(
-        lambda found: ClausePiece(side, tuple(found))
+    return (keyword(side.value) + matches).add_parse_action(
+        lambda found: ClausePiece(side, tuple(found[1:]))
     )
 
 
 def _match() -> ParserElement:
-    """``match := label | port | namespace | cidr | selector``."""
-    label = keyword("label", _WORD).add_parse_action(_read_label)
-    port = keyword("ports?", _LIST).add_parse_action(_read_ports)
-    namespace = keyword("namespace", _WORD).add_parse_action(_read_namespace)
-    cidr = keyword("cidr", _LIST).add_parse_action(_read_cidrs)
+    """``match := (label | namespace) | (port | cidr) | selector``."""
+    # One token for two keywords: every alternative that fails costs as much as one that matches.
+    one = keyword("label|namespace", _WORD).add_parse_action(_read_word)
+    several = keyword("ports?|cidr", _LIST).add_parse_action(_read_list)
     selector = keyword("selector") + selector_in_parentheses()
     selector.add_parse_action(_read_selector)
-    return label | port | namespace | cidr | selector
+    return one | several | selector
 
 
 # What the words after a keyword are.
 
 
-def _read_label(text: str, _: int, found: ParseResults) -> MatchPiece:
+def _read_word(text: str, _: int, found: ParseResults) -> MatchPiece:
+    """``"label" K=V | "namespace" NAME``."""
     match = match_of(found)
+    keyword = _keyword(match)
+    if keyword.text == "namespace":
+        word = _one_word(text, match, "the name of a namespace")
+        return MatchPiece(NamespaceMatch(_value(text, word, parse_namespace)), keyword)
+    _check_equals(text, match)
+    word = _one_word(text, match, "a label like key=value")
+    return MatchPiece(_value(text, word, parse_label), keyword)
+
+
+def _check_equals(text: str, match: re.Match[str]) -> None:
     if "=" not in match["rest"] and text.startswith("=", match.end()):
         raise GrammarError(
             text,
@@ -260,28 +270,19 @@ def _read_label(text: str, _: int, found: ParseResults) -> MatchPiece:
             hint="write key=value as one word",
             message="a label has no blanks around its '='",
         )
-    word = _one_word(text, match, "a label like key=value")
-    return MatchPiece(_value(text, word, parse_label), _keyword(match))
 
 
-def _read_namespace(text: str, _: int, found: ParseResults) -> MatchPiece:
+def _read_list(text: str, _: int, found: ParseResults) -> MatchPiece:
+    """``("port" | "ports") P[,P...] | "cidr" C[,C...]``."""
     match = match_of(found)
-    word = _one_word(text, match, "the name of a namespace")
-    return MatchPiece(NamespaceMatch(_value(text, word, parse_namespace)), _keyword(match))
-
-
-def _read_ports(text: str, _: int, found: ParseResults) -> MatchPiece:
-    match = match_of(found)
+    keyword = _keyword(match)
+    if keyword.text == "cidr":
+        words = _words(text, match, "a CIDR")
+        cidrs = tuple([_value(text, word, parse_cidr) for word in words])
+        return MatchPiece(CidrMatch(canonical_cidrs(cidrs)), keyword, words)
     words = _words(text, match, "a port")
-    ports = tuple(_value(text, word, parse_port) for word in words)
-    return MatchPiece(PortsMatch(canonical_ports(ports)), _keyword(match), words)
-
-
-def _read_cidrs(text: str, _: int, found: ParseResults) -> MatchPiece:
-    match = match_of(found)
-    words = _words(text, match, "a CIDR")
-    cidrs = tuple(_value(text, word, parse_cidr) for word in words)
-    return MatchPiece(CidrMatch(canonical_cidrs(cidrs)), _keyword(match), words)
+    ports = tuple([_value(text, word, parse_port) for word in words])
+    return MatchPiece(PortsMatch(canonical_ports(ports)), keyword, words)
 
 
 def _read_selector(found: ParseResults) -> MatchPiece:
