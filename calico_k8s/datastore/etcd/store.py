@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 from calico_k8s.datastore.etcd import transport, wire
 from calico_k8s.datastore.etcd.transport import Member, Members
-from calico_k8s.datastore.etcd.watcher import EtcdWatcher
+from calico_k8s.datastore.etcd.watcher import EtcdWatcher, Place
 from calico_k8s.datastore.location import EtcdLocation, TlsFiles
 from calico_k8s.datastore.store import (
+    ABSENT,
     Compare,
     Entry,
     LeaseId,
@@ -43,12 +44,12 @@ class EtcdStore:
         self._members = Members(location.endpoints, tls)
         self._lock = threading.Lock()
         self._watchers: set[EtcdWatcher] = set()
-        self._seen: wire.Header | None = None  # by the last read
+        self._place_by_prefix: dict[str, Place] = {}  # reached by the last read or watcher
 
     def identity(self) -> str:
         """The cluster's id."""
         key = wire.encode_key(self._root, "/")
-        answer = self._call(transport.RANGE, wire.encode_probe(key, wire.prefix_end(key)))
+        answer = self._call(transport.RANGE, wire.encode_count(key, wire.prefix_end(key)))
         return f"{wire.decode_range(answer, 0).header.cluster_id:016x}"
 
     def read(self, prefix: str) -> Snapshot:
@@ -69,13 +70,21 @@ class EtcdStore:
             request = wire.encode_range(start, end, limit=limit, revision=revision)
             answer = self._call(transport.RANGE, request, PAGE_TIMEOUT_S)
             page = wire.decode_range(answer, len(self._root))
-            if not revision:
-                revision, self._seen = page.header.revision, page.header
+            revision = revision or page.header.revision
             entries += page.entries
             if not page.has_more:
+                self._remember(prefix, page.header.cluster_id, revision, entries)
                 return Snapshot(revision, tuple(entries))
             start = wire.encode_key(self._root, entries[-1].key) + b"\0"
             limit = max(1, limit * PAGE_BYTES // len(answer))
+
+    def _remember(
+        self, prefix: str, cluster_id: int, revision: Revision, entries: Sequence[Entry]
+    ) -> None:
+        newest = max(entries, key=lambda entry: entry.mod_revision, default=Entry("", b"", ABSENT))
+        place = Place(cluster_id, revision, newest.key, newest.mod_revision)
+        with self._lock:
+            self._place_by_prefix[prefix] = place
 
     def get(self, key: str) -> Entry | None:
         """One entry."""
@@ -100,14 +109,18 @@ class EtcdStore:
     def watch(self, prefix: str, after: Revision) -> EtcdWatcher:
         """Follows a prefix, over a channel of its own, so that no long read is in its way."""
         members = Members(self._location.endpoints, self._tls)
-        watcher = EtcdWatcher(members, self._root, prefix, after, self._seen, self._forget)
         with self._lock:
+            place = self._place_by_prefix.get(prefix)
+            if place is None or place.revision != after:
+                place = Place(place.cluster_id if place else 0, after, "", ABSENT)
+            watcher = EtcdWatcher(members, self._root, prefix, place, self._on_close)
             self._watchers.add(watcher)
         return watcher
 
-    def _forget(self, watcher: EtcdWatcher) -> None:
+    def _on_close(self, watcher: EtcdWatcher) -> None:
         with self._lock:
             self._watchers.discard(watcher)
+            self._place_by_prefix[watcher.prefix] = watcher.place
 
     def grant_lease(self, ttl_s: int) -> LeaseId:
         """A lease; one that was granted but not heard of ends by itself."""

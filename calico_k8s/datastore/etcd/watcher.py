@@ -3,19 +3,35 @@
 In come a prefix and the revision after which to begin; out come batches.  Nothing is written.
 
 A watch ends without further notice when its member stops, and etcd lets one begin in the future,
-waiting for revisions that a restored backup may reach years later.  So each time a watch is
-opened, its member first answers a read by consensus: a cluster of another id, at a lower revision,
-or in a lower term of its elections than was seen before is not the one that was followed, and what
-it did since can't be known.  Source: etcd api guarantees for watch; rpc.proto WatchCreateRequest.
+waiting for revisions that a restored backup may reach years later, as other revisions.  So each
+time a watch is opened, its member is first asked, by consensus, for the newest change that was
+seen, as of the revision that was reached: a cluster of another id, at a lower revision, or without
+that change there is not the one that was followed, and what it did since can't be known.
+Source: etcd's API guarantees; rpc.proto, WatchCreateRequest.
 """
 
 import threading
 from collections.abc import Callable, Iterator
 
+import msgspec
+
 from calico_k8s.datastore.etcd import transport, wire
 from calico_k8s.datastore.etcd.transport import Member, MemberFailed, Members, Stream
-from calico_k8s.datastore.store import Batch, Revision
+from calico_k8s.datastore.store import ABSENT, Batch, Revision
 from calico_k8s.errors import StoreCompacted, StoreError, StoreForbidden
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A place in a cluster's history, known by the newest change below a prefix.
+
+    As of ``revision`` the key has that mod revision, ABSENT when the change was a removal; an empty
+    key where nothing is known of the prefix.
+    """
+
+    cluster_id: int
+    revision: Revision
+    key: str
+    mod_revision: Revision
 
 
 class EtcdWatcher:
@@ -26,16 +42,16 @@ class EtcdWatcher:
         members: Members,
         root: str,
         prefix: str,
-        after: Revision,
-        seen: wire.Header | None,
+        after: Place,
         on_close: Callable[["EtcdWatcher"], None],
     ) -> None:
+        self.prefix = prefix
+        self.place = after
+        """How far it is; changed by the thread that iterates."""
         self._members = members
+        self._root = root
         self._key = wire.encode_key(root, prefix)
         self._end = wire.prefix_end(self._key)
-        self._root_bytes = len(root)
-        self._revision = after
-        self._seen = seen
         self._on_close = on_close
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -57,7 +73,6 @@ class EtcdWatcher:
                 self._drop()
                 continue
             if batch:
-                self._revision = batch.revision
                 return batch
         raise StopIteration
 
@@ -70,20 +85,25 @@ class EtcdWatcher:
 
     def _receive(self, watch: "_OpenWatch") -> Batch | None:
         """The next batch; None for an answer that says nothing new."""
-        answer = watch.receive(self._root_bytes)
+        answer = watch.receive(len(self._root))
         self._check_going_on(answer)
-        if not answer.changes:
+        changes = tuple(c for c in answer.changes if c.mod_revision > self.place.revision)
+        if changes:
+            # not the header's revision: that may be ahead of changes that are still to come
+            revision, last = changes[-1].mod_revision, changes[-1]
+            mod_revision = ABSENT if last.value is None else revision
+            self.place = Place(self.place.cluster_id, revision, last.key, mod_revision)
+            return Batch(revision, changes)
+        if answer.header.revision > self.place.revision and not answer.changes:
             # a notice of progress: all changes up to there have been sent
-            is_news = answer.header.revision > self._revision
-            return Batch(answer.header.revision, ()) if is_news else None
-        # not the header's revision: that may be ahead of changes that are still to come
-        changes = tuple(c for c in answer.changes if c.mod_revision > self._revision)
-        return Batch(changes[-1].mod_revision, changes) if changes else None
+            self.place = msgspec.structs.replace(self.place, revision=answer.header.revision)
+            return Batch(self.place.revision, ())
+        return None
 
     def _check_going_on(self, answer: wire.WatchAnswer) -> None:
         if answer.compact_revision:
             raise StoreCompacted(
-                f"changes after revision {self._revision} are gone:"
+                f"changes after revision {self.place.revision} are gone:"
                 f" etcd is compacted up to {answer.compact_revision}"
             )
         if answer.is_cancelled and "permission denied" in answer.cancel_reason:
@@ -98,31 +118,42 @@ class EtcdWatcher:
             self._open = watch
         if self._closed.is_set():  # meanwhile, so that close() has not seen it
             self._drop()
-        return Batch(self._revision, ())
+        return Batch(self.place.revision, ())
 
     def _open_on(self, member: Member) -> "_OpenWatch":
-        probe = member.call(transport.RANGE, wire.encode_probe(self._key, self._end))
-        self._check_history(wire.decode_range(probe, 0).header)
-        watch = _OpenWatch(member, self._key, self._end, self._revision + 1)
+        self._find_place(member)
+        watch = _OpenWatch(member, self._key, self._end, self.place.revision + 1)
         try:
-            self._check_going_on(watch.wait_until_created(self._root_bytes))
+            self._check_going_on(watch.wait_until_created(len(self._root)))
         except (MemberFailed, StoreError):
             watch.close()
             raise
         return watch
 
-    def _check_history(self, now: wire.Header) -> None:
-        seen = self._seen
-        self._seen = now
-        if now.revision < self._revision:
-            reason = f"is at revision {now.revision}, {self._revision} was seen before"
-        elif seen and now.cluster_id != seen.cluster_id:
-            reason = f"is the cluster {now.cluster_id:x}, it was {seen.cluster_id:x} before"
-        elif seen and now.raft_term < seen.raft_term:
-            reason = f"is in term {now.raft_term}, {seen.raft_term} was seen before"
+    def _find_place(self, member: Member) -> None:
+        """Checks that the member's history is the one that was followed.
+
+        Raises: StoreCompacted when it is not, or the revision reached is compacted or to come.
+        """
+        place = self.place
+        if place.key:
+            key = wire.encode_key(self._root, place.key)
+            request = wire.encode_range(key, b"", limit=1, revision=place.revision)
         else:
+            request = wire.encode_count(self._key, self._end)
+        answer = wire.decode_range(member.call(transport.RANGE, request), len(self._root))
+        now = answer.header
+        found = answer.entries[0].mod_revision if answer.entries else ABSENT
+        if place.cluster_id not in (0, now.cluster_id):
+            reason = f"it is the cluster {now.cluster_id:x}, not {place.cluster_id:x}"
+        elif now.revision < place.revision:
+            reason = f"it is at revision {now.revision}, {place.revision} was seen before"
+        elif place.key and found != place.mod_revision:
+            reason = f"at revision {place.revision}, {place.key} is of another revision than seen"
+        else:
+            self.place = msgspec.structs.replace(place, cluster_id=now.cluster_id)
             return
-        raise StoreCompacted(f"etcd has been set back or replaced: it {reason}")
+        raise StoreCompacted(f"etcd has been set back or replaced: {reason}")
 
     def _drop(self) -> None:
         with self._lock:

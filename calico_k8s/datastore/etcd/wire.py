@@ -27,14 +27,13 @@ class WireError(ValueError):
 
 
 class Header(msgspec.Struct, frozen=True):
-    """Who answered, and how far it was: ``raft_term`` counts the cluster's elections."""
+    """Which cluster answered, and how far it was."""
 
     cluster_id: int
     revision: Revision
-    raft_term: int
 
 
-_NO_HEADER = Header(0, Revision(0), 0)
+_NO_HEADER = Header(0, Revision(0))
 
 
 class RangeAnswer(msgspec.Struct, frozen=True):
@@ -77,7 +76,7 @@ def encode_range(key: bytes, end: bytes, *, limit: int, revision: int = 0) -> by
     return _bytes(1, key) + _bytes(2, end) + _number(3, limit) + _number(4, revision)
 
 
-def encode_probe(key: bytes, end: bytes) -> bytes:
+def encode_count(key: bytes, end: bytes) -> bytes:
     """RangeRequest whose answer is a header only: where the cluster is, by consensus, now."""
     return _bytes(1, key) + _bytes(2, end) + _number(9, 1)
 
@@ -186,7 +185,7 @@ def decode_watch(data: bytes, root_bytes: int) -> WatchAnswer:
 
 def _header(data: bytes, at: int, end: int) -> Header:
     numbers = {number: value for number, value, _ in _fields(data, at, end)}
-    return Header(numbers.get(1, 0), Revision(numbers.get(3, 0)), numbers.get(4, 0))
+    return Header(numbers.get(1, 0), Revision(numbers.get(3, 0)))
 
 
 def _change(data: bytes, at: int, end: int, root_bytes: int) -> Change:
