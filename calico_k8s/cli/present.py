@@ -1,0 +1,62 @@
+"""How commands print: tables for people, JSON and YAML for machines, colours for terminals only."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import click
+import msgspec
+import yaml
+
+Row = dict[str, Any]  # Any: what JSON can hold
+
+
+def print_data(data: Any, output: str, as_table: Callable[[], Iterable[str]]) -> None:
+    """Print data as ``output`` says; the table is only made when it is asked for."""
+    if output == "json":
+        click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())
+    elif output == "yaml":
+        click.echo(yaml.safe_dump(msgspec.to_builtins(data), sort_keys=False), nl=False)
+    else:
+        for line in as_table():
+            click.echo(line)
+
+
+def table(rows: Sequence[Row]) -> Iterable[str]:
+    """Rows in columns, with the keys of the first as headings; lists joined, None as a dash."""
+    if not rows:
+        return ["nothing"]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    headings = [column.upper().replace("_", " ") for column in columns]
+    widths = [max(len(line[n]) for line in [headings, *cells]) for n in range(len(columns))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [headings, *cells]
+    ]
+
+
+def paint(text: str, kind: Literal["allow", "deny", "heading"]) -> str:
+    """Text in the colour of its kind, where standard output is a terminal that wants colours."""
+    if not has_colours():
+        return text
+    style = {"allow": {"fg": "green"}, "deny": {"fg": "red"}, "heading": {"bold": True}}[kind]
+    return click.style(text, **style)  # type: ignore[arg-type]  # each value fits its own parameter
+
+
+def has_colours() -> bool:
+    """Whether colours are wanted.  Source: no-color.org."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _cell(value: Any) -> str:
+    match value:
+        case None:
+            return "-"
+        case dict():
+            return ",".join(f"{key}={one}" for key, one in sorted(value.items())) or "-"
+        case list() | tuple():
+            return ",".join(str(one) for one in value) or "-"
+        case _:
+            return str(value)
