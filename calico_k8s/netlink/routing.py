@@ -10,13 +10,23 @@ import errno
 import ipaddress
 import socket
 import struct
+from collections.abc import Iterator, Sequence
 from enum import Flag, auto
 from typing import Final, NamedTuple
 
 from calico_k8s.errors import NetlinkError
-from calico_k8s.model.addresses import Address, Net, Version
+from calico_k8s.model.addresses import Address, Net, Version, address_version
 from calico_k8s.netlink.socket import NETLINK_ROUTE, NetlinkSocket
-from calico_k8s.netlink.wire import U32, Request, attribute_map, attribute_text
+from calico_k8s.netlink.wire import (
+    NLM_F_CREATE,
+    U32,
+    Request,
+    attribute,
+    attribute_map,
+    attribute_text,
+    nested,
+    text_attribute,
+)
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
@@ -34,17 +44,21 @@ _EVENT_GROUPS: Final = (
 _IFINFOMSG = struct.Struct("=BxHiII")
 _IFADDRMSG = struct.Struct("=BBBBI")
 _RTMSG = struct.Struct("=BBBBBBBBI")
+_RTNEXTHOP = struct.Struct("=HBBi")
 _NDMSG = struct.Struct("=BxHiHBB")
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MASTER, IFLA_LINKINFO, IFLA_INFO_KIND = 1, 3, 10, 18, 1
 IFA_ADDRESS, IFA_LOCAL = 1, 2
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_TABLE, RTA_VIA = 1, 4, 5, 15, 18
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_MULTIPATH, RTA_TABLE, RTA_VIA = 1, 4, 5, 9, 15, 18
 NDA_DST, NDA_LLADDR = 1, 2
 RTN_UNICAST = 1
 RT_TABLE_LOCAL = 255
 IFF_LOOPBACK = 1 << 3
 NUD_FAILED = 0x20
-NUD_NOARP = 0x40
+NUD_PERMANENT = 0x80
+NTF_USE = 1 << 0
+IFLA_INFO_DATA = 2
+IFLA_BR_NF_CALL_IPTABLES, IFLA_BR_NF_CALL_IP6TABLES = 36, 37
 
 
 class Link(NamedTuple):
@@ -69,7 +83,7 @@ class LinkAddress(NamedTuple):
 
 
 class Route(NamedTuple):
-    """A unicast route over one interface, of any table but ``local``."""
+    """One way of a unicast route, of any table but ``local``; a multipath route is several."""
 
     net: Net
     link: int
@@ -149,14 +163,12 @@ class RoutingSocket:
         return found
 
     def routes(self, version: Version) -> list[Route]:
-        """Unicast routes with one interface; multipath and reject routes lead to no workload."""
+        """Unicast routes; those that reject lead nowhere and are left out."""
         family = socket.AF_INET if version == 4 else socket.AF_INET6
         request = Request(RTM_GETROUTE, 0, _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
         found: list[Route] = []
         for part in self._socket.dump(request, "route list"):
-            route = _unpack_route(part.body, family)
-            if route is not None:
-                found.append(route)
+            found += _unpack_routes(part.body, family)
         return found
 
     def neighbours(self) -> list[Neighbour]:
@@ -181,9 +193,35 @@ class RoutingSocket:
             _family, _pad, link, state, _flags, _kind = _NDMSG.unpack_from(part.body)
             attributes = attribute_map(part.body[_NDMSG.size :])
             # A permanent entry is the port's own address, not one that spoke through it.
-            if NDA_LLADDR in attributes and not state & 0x80:
+            if NDA_LLADDR in attributes and not state & NUD_PERMANENT:
                 found.append(BridgePort(bytes(attributes[NDA_LLADDR]), link))
         return found
+
+    def solicit(self, places: Sequence[tuple[Address, int]]) -> None:
+        """Have the kernel ask each address for its MAC on the interface of that index.
+
+        The answers come as neighbour events.  One that cannot be asked is passed over.
+        """
+        requests: list[Request] = []
+        for address, link in places:
+            family = socket.AF_INET6 if address_version(address) == 6 else socket.AF_INET
+            header = _NDMSG.pack(family, 0, link, 0, NTF_USE, 0)
+            target = attribute(NDA_DST, socket.inet_pton(family, address))
+            requests.append(Request(RTM_NEWNEIGH, NLM_F_CREATE, header + target))
+        self._socket.batch(requests)
+
+    def filter_bridge(self, link: int) -> None:
+        """Show the packets of one bridge to iptables, whatever the machine-wide setting says."""
+        options = [
+            attribute(kind, b"\1") for kind in (IFLA_BR_NF_CALL_IPTABLES, IFLA_BR_NF_CALL_IP6TABLES)
+        ]
+        info = nested(
+            IFLA_LINKINFO,
+            text_attribute(IFLA_INFO_KIND, "bridge"),
+            nested(IFLA_INFO_DATA, *options),
+        )
+        header = _IFINFOMSG.pack(0, 0, link, 0, 0)
+        self._socket.request(Request(RTM_NEWLINK, 0, header + info), f"bridge {link} to iptables")
 
 
 class RoutingEvents:
@@ -229,18 +267,32 @@ def _unpack_link(body: memoryview) -> Link:
     )
 
 
-def _unpack_route(body: memoryview, family: int) -> Route | None:
+def _unpack_routes(body: memoryview, family: int) -> list[Route]:
     found_family, length, _src, _tos, table, _proto, _scope, kind, _flags = _RTMSG.unpack_from(body)
     attributes = attribute_map(body[_RTMSG.size :])
     if RTA_TABLE in attributes:
         (table,) = U32.unpack(attributes[RTA_TABLE])
-    link = attributes.get(RTA_OIF)
-    if found_family != family or kind != RTN_UNICAST or link is None or table == RT_TABLE_LOCAL:
-        return None
+    if found_family != family or kind != RTN_UNICAST or table == RT_TABLE_LOCAL:
+        return []
     size = 4 if family == socket.AF_INET else 16
     address = _address(family, attributes.get(RTA_DST, memoryview(bytes(size))))
-    has_gateway = RTA_GATEWAY in attributes or RTA_VIA in attributes
-    return Route(Net(f"{address}/{length}"), U32.unpack(link)[0], table, has_gateway)
+    net = Net(f"{address}/{length}")
+    hops = list(_unpack_hops(attributes.get(RTA_MULTIPATH, memoryview(b""))))
+    if RTA_OIF in attributes:
+        hops.append((U32.unpack(attributes[RTA_OIF])[0], attributes))
+    return [
+        Route(net, link, table, RTA_GATEWAY in parts or RTA_VIA in parts) for link, parts in hops
+    ]
+
+
+def _unpack_hops(data: memoryview) -> Iterator[tuple[int, dict[int, memoryview]]]:
+    """Interface and attributes of each ``struct rtnexthop``."""
+    while len(data) >= _RTNEXTHOP.size:
+        length, _flags, _weight, link = _RTNEXTHOP.unpack_from(data)
+        if length < _RTNEXTHOP.size:
+            return
+        yield link, attribute_map(data[_RTNEXTHOP.size : length])
+        data = data[(length + 3) & ~3 :]
 
 
 def _address(family: int, data: memoryview) -> Address:
