@@ -336,8 +336,9 @@ def test_compaction_disturbs_no_watcher_that_has_kept_up(store: Store) -> None:
     with following(store, "/v1/", start) as follower:
         follower.wait_until_open()
         for number in range(20):
-            store.compact(store.transact([Put(A, b"%d" % number)]))
+            revision = store.transact([Put(A, b"%d" % number)])
             follower.wait_for(number + 1)
+            store.compact(revision)
         assert [change.value for change in follower.changes] == [b"%d" % n for n in range(20)]
 
 

@@ -12,7 +12,6 @@ import socket
 import ssl
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -86,6 +85,16 @@ class EtcdMember:
 
     def is_healthy(self) -> bool:
         """Whether it answers with the consent of a majority."""
+        try:
+            return b'"health":"true"' in self.http("/health")
+        except OSError:
+            return False
+
+    def http(self, path: str, body: bytes | None = None) -> bytes:
+        """Asks the server's HTTP side: /health, or /v3/... with JSON.
+
+        Raises: OSError.
+        """
         context = None
         if self._tls:
             context = ssl.create_default_context(cafile=self._tls.ca)
@@ -93,11 +102,9 @@ class EtcdMember:
         opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
         )
-        try:
-            with opener.open(f"{self._client_url}/health", timeout=1) as answer:
-                return b'"health":"true"' in answer.read()
-        except (urllib.error.URLError, OSError):
-            return False
+        with opener.open(f"{self._client_url}{path}", body, timeout=5) as answer:
+            text: bytes = answer.read()
+        return text
 
     def wait_until_healthy(self) -> None:
         """Returns when it is.
@@ -176,6 +183,7 @@ def etcd_cluster(
     Ends the test when the program cannot be had.
     """
     program = etcd_binary(version)
+    folder.mkdir(exist_ok=True)
     server_tls = authority.issue("server") if authority else None
     servers = [
         EtcdMember(program, folder / f"etcd{number}", f"etcd{number}", server_tls)

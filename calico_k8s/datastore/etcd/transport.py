@@ -198,7 +198,7 @@ class Members:
             try:
                 return attempt(member)
             except MemberFailed as failure:
-                self._leave(member)
+                self.leave(member)
                 if is_write and not failure.is_unsent:
                     raise StoreUncertain(f"may or may not be written: {failure}") from failure
                 if time.monotonic() > give_up_at:
@@ -208,6 +208,18 @@ class Members:
                 raise StoreForeign(message) from error
             if tries % len(self._endpoints) == 0:
                 time.sleep(random.uniform(0.5, 1.0) * PAUSE_S)
+
+    def leave(self, failed: Member) -> None:
+        """Moves on to the next member, unless another thread has already.
+
+        The channel is not kept for later: a new one reads the certificates anew.
+        """
+        with self._lock:
+            if self._member is not failed:
+                return
+            self._at = (self._at + 1) % len(self._endpoints)
+            self._member = None
+        failed.close()
 
     def close(self) -> None:
         """Ends every call; later ones raise StoreUnavailable."""
@@ -225,18 +237,6 @@ class Members:
                 self._member = Member(self._endpoints[self._at], self._tls)
             return self._member
 
-    def _leave(self, failed: Member) -> None:
-        """Moves on, unless another thread has already.
-
-        The channel is not kept for later: a new one reads the certificates anew.
-        """
-        with self._lock:
-            if self._member is not failed:
-                return
-            self._at = (self._at + 1) % len(self._endpoints)
-            self._member = None
-        failed.close()
-
 
 def raise_for(error: Exception, endpoint: str) -> NoReturn:
     """Raises what a grpc error means."""
@@ -247,7 +247,7 @@ def raise_for(error: Exception, endpoint: str) -> NoReturn:
     message = f"{endpoint}: {details or code.name}"
     match code:
         case grpc.StatusCode.OUT_OF_RANGE if details.startswith(_GONE):
-            raise StoreCompacted(message) from error
+            raise StoreCompacted(f"that part of etcd's history is not there: {message}") from error
         case grpc.StatusCode.PERMISSION_DENIED | grpc.StatusCode.UNAUTHENTICATED:
             raise StoreForbidden(f"etcd refuses this certificate's user: {message}") from error
         case grpc.StatusCode.NOT_FOUND if "lease" in details:

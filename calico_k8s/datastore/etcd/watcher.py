@@ -156,17 +156,19 @@ class EtcdWatcher:
         raise StoreCompacted(f"etcd has been set back or replaced: {reason}")
 
     def _drop(self) -> None:
+        """Gives up the open watch, and its member, which may be silent rather than gone."""
         with self._lock:
             watch, self._open = self._open, None
         if watch:
             watch.close()
+            self._members.leave(watch.member)
 
 
 class _OpenWatch:
     """One watch at one member."""
 
     def __init__(self, member: Member, key: bytes, end: bytes, start_revision: int) -> None:
-        self._member = member
+        self.member = member
         self._is_over = threading.Event()
         request = wire.encode_watch(key, end, start_revision)
         self._stream: Stream = member.stream(transport.WATCH, self._requests(request), None)
@@ -176,11 +178,9 @@ class _OpenWatch:
         try:
             return wire.decode_watch(next(self._stream), root_bytes)
         except StopIteration:
-            raise MemberFailed(
-                f"{self._member.endpoint}: the watch ended", is_unsent=True
-            ) from None
+            raise MemberFailed(f"{self.member.endpoint}: the watch ended", is_unsent=True) from None
         except transport.STREAM_ERRORS as error:
-            transport.raise_for(error, self._member.endpoint)
+            transport.raise_for(error, self.member.endpoint)
 
     def wait_until_created(self, root_bytes: int) -> wire.WatchAnswer:
         """The first answer, which says that the member watches, or why not; with a time limit."""
