@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from calico_k8s.calc.deltas import Deltas, IpsetKind
 from calico_k8s.calc.graph import Graph
-from calico_k8s.calc.judge import judge_group, judge_local
+from calico_k8s.calc.judge import judge_group
 from calico_k8s.model.keys import Key
 from calico_k8s.model.names import NodeName
 from calico_k8s.model.resources import Action, Direction, Value
 from calico_k8s.policy.match import Flow
 from calico_k8s.policy.snapshot import Snapshot
-from calico_k8s.policy.verdict import decide, judge
+from calico_k8s.policy.verdict import decide
 from tests.calc.summed import Summed, asked_by, fresh
 from tests.model_strategies import NODES, edits, flows, states
 from tests.states import HISTORIES, State, replays
@@ -86,17 +86,6 @@ def assert_decided_alike(snapshot: Snapshot, node: NodeName, summed: Summed, flo
         group = local.ingress if direction is Direction.INGRESS else local.egress
         decided = judge_group(summed.groups[group], flow, summed.holds)
         assert (decided.action, decided.origin) == (decision.action, decision.deciding)
-
-
-@given(states, many_flows)
-def test_the_nodes_together_allow_what_the_definition_allows(
-    state: State, packets: list[Flow]
-) -> None:
-    snapshot = Snapshot.from_items(state)
-    graphs = [fresh(node, state)[0] for node in NODES]
-    for flow in packets:
-        locally = all(judge_local(graph, flow).is_allowed for graph in graphs)
-        assert locally == judge(snapshot, flow).allowed
 
 
 @given(states, edits)
