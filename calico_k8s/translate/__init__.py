@@ -1,0 +1,1 @@
+"""Kubernetes objects to the model: what users wrote, as endpoints, profiles, tags and rules.  Pure."""

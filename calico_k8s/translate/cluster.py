@@ -1,0 +1,336 @@
+"""A whole cluster's objects to everything the datastore holds of it, kept up to date.
+
+In: Kubernetes objects as they are now, in any order, and the names of those that are gone.  Out:
+differences to what was handed out before, and findings.  Nothing waits for another object: what
+refers to one that is missing is closed until it comes.
+
+::
+
+    Pod ──────────► Workload ──┬─► endpoint ◄── services that expose it ◄─┐
+                               └─► profiles held by it                    │
+    Namespace ────► profiles namespace.NS, namespace-labels.NS            │
+    ServiceAccount► profile serviceaccount.NS.NAME                        │
+    Service ──────► profile service.NS.NAME ──────────────────────────────┤
+    EndpointSlice ► addresses of a service without a selector ────────────┘
+    Node ─────────► node record
+
+Law: after any history the sum of the differences is what a fresh translation of the final objects
+gives.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, assert_never
+
+import msgspec
+
+from calico_k8s.model import keys
+from calico_k8s.model.names import NodeName, ProfileId
+from calico_k8s.model.resources import Labels, Value
+from calico_k8s.translate import objects
+from calico_k8s.translate.exposure import ExposureIndex, Name
+from calico_k8s.translate.findings import Finding, ObjectRef
+from calico_k8s.translate.labels import SERVICE_ACCOUNT_PREFIX, inherited_labels
+from calico_k8s.translate.namespaces import (
+    NamespaceReading,
+    TranslateSettings,
+    namespace_labels_profile,
+    namespace_profile,
+    read_namespace,
+    unknown_namespace,
+)
+from calico_k8s.translate.objects import KubeObject, object_ref
+from calico_k8s.translate.profiles import ProfileBook, profile_keys
+from calico_k8s.translate.services import (
+    Exposure,
+    read_service,
+    read_slice,
+    service_profile,
+)
+from calico_k8s.translate.workloads import (
+    ProfileItems,
+    Workload,
+    read_node,
+    read_pod,
+    service_account_profile,
+    with_services,
+)
+
+
+class Changes(msgspec.Struct):
+    """Differences since the last flush; ``findings`` has every object whose findings changed.
+
+    No key is in both ``puts`` and ``deletes``.  An object that is fine again, or gone, has an
+    empty tuple of findings.
+    """
+
+    puts: dict[keys.Key, Value] = msgspec.field(default_factory=dict)
+    deletes: set[keys.Key] = msgspec.field(default_factory=set)
+    findings: dict[ObjectRef, tuple[Finding, ...]] = msgspec.field(default_factory=dict)
+
+    def is_empty(self) -> bool:
+        """Whether nothing changed."""
+        return not (self.puts or self.deletes or self.findings)
+
+
+class Translation(NamedTuple):
+    """Everything a set of objects becomes, and what was found on the way."""
+
+    items: Mapping[keys.Key, Value]
+    findings: tuple[Finding, ...]
+
+
+class Translator:
+    """Keeps the translation of a changing cluster.
+
+    Cost: a pod's change is O(its labels and services), a namespace's or service account's O(1), a
+    service's O(the pods it exposes).
+    """
+
+    def __init__(self, settings: TranslateSettings) -> None:
+        self._settings = settings
+        self._book = ProfileBook()
+        self._index = ExposureIndex()
+        self._workloads: dict[Name, Workload] = {}
+        self._open_services: set[Name] = set()
+        self._known_namespaces: set[str] = set()
+        self._dirty_pods: set[Name] = set()
+        self._endpoint_keys: dict[Name, keys.EndpointKey] = {}
+        self._pending: dict[keys.Key, Value | None] = {}
+        self._emitted: dict[keys.Key, Value] = {}
+        self._findings: dict[ObjectRef, tuple[Finding, ...]] = {}
+        self._changed_findings: set[ObjectRef] = set()
+
+    def update(self, value: KubeObject) -> None:
+        """An object as it is now."""
+        self._set_findings(object_ref(value), self._update(value))
+
+    def _update(self, value: KubeObject) -> tuple[Finding, ...]:
+        match value:
+            case objects.Pod():
+                return self._update_pod(value)
+            case objects.Namespace():
+                return self._update_namespace(value)
+            case objects.ServiceAccount():
+                return self._update_service_account(value)
+            case objects.Service():
+                return self._update_service(value)
+            case objects.EndpointSlice():
+                return self._update_slice(value)
+            case objects.Node():
+                return self._update_node(value)
+            case _:
+                assert_never(value)
+
+    def remove(self, ref: ObjectRef) -> None:
+        """An object that is gone, or cannot be used; nothing if it never was."""
+        name = Name(ref.namespace, ref.name)
+        match ref.kind:
+            case "Pod":
+                self._remove_pod(name)
+            case "Namespace":
+                self._remove_namespace(name)
+            case "ServiceAccount":
+                self._book.undefine(service_account_profile(*name))
+            case "Service":
+                self._set_service(name, None)
+            case "EndpointSlice":
+                self._dirty_pods |= self._index.set_slice(name, None)
+            case "Node":
+                self._pending[keys.NodeKey(NodeName(name.name))] = None
+            case _:
+                raise ValueError(f"objects of kind {ref.kind} are not translated")
+        self._set_findings(ref, ())
+
+    def report(self, ref: ObjectRef, findings: tuple[Finding, ...]) -> None:
+        """Findings about an object that could not be decoded; it counts as absent."""
+        self.remove(ref)
+        self._set_findings(ref, findings)
+
+    def flush(self) -> Changes:
+        """What changed since the last flush."""
+        for pod in self._dirty_pods:
+            self._place_endpoint(pod)
+        self._dirty_pods = set()
+        for profile in self._book.take_dirty():
+            items = self._book.items(profile)
+            for key in profile_keys(profile):
+                self._pending[key] = items.get(key)
+        changes = Changes()
+        for key, value in self._pending.items():
+            if value == self._emitted.get(key):
+                continue
+            if value is None:
+                changes.deletes.add(key)
+                del self._emitted[key]
+            else:
+                changes.puts[key] = self._emitted[key] = value
+        self._pending = {}
+        for ref in self._changed_findings:
+            changes.findings[ref] = self._findings.get(ref, ())
+        self._changed_findings = set()
+        return changes
+
+    @property
+    def items(self) -> Mapping[keys.Key, Value]:
+        """Everything as of the last flush, not to be changed."""
+        return self._emitted
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Every finding there is, by object."""
+        return tuple(f for ref in sorted(self._findings) for f in self._findings[ref])
+
+    def _set_findings(self, ref: ObjectRef, findings: tuple[Finding, ...]) -> None:
+        if findings == self._findings.get(ref, ()):
+            return
+        self._changed_findings.add(ref)
+        if findings:
+            self._findings[ref] = findings
+        else:
+            del self._findings[ref]
+
+    # Pods.
+
+    def _update_pod(self, pod: objects.Pod) -> tuple[Finding, ...]:
+        name = _name(pod)
+        reading = read_pod(pod, self._settings)
+        if reading.workload is None:
+            self._remove_pod(name)
+        elif reading.workload != self._workloads.get(name):
+            self._set_workload(name, reading.workload)
+        return reading.findings
+
+    def _set_workload(self, name: Name, workload: Workload) -> None:
+        # The new profiles are held before the old are let go: those in both stay as they are.
+        for profile, items in _held(workload, name.namespace).items():
+            self._book.hold(profile, items)
+        self._release(name)
+        self._workloads[name] = workload
+        self._index.set_pod(name, workload.pod_labels, workload.endpoint.addresses)
+        self._dirty_pods.add(name)
+
+    def _remove_pod(self, name: Name) -> None:
+        if name in self._workloads:
+            self._release(name)
+            del self._workloads[name]
+            self._index.remove_pod(name)
+            self._dirty_pods.add(name)
+
+    def _release(self, name: Name) -> None:
+        workload = self._workloads.get(name)
+        if workload is not None:
+            for profile in (workload.first_profile, *workload.last_profiles):
+                self._book.release(profile)
+
+    def _place_endpoint(self, pod: Name) -> None:
+        workload = self._workloads.get(pod)
+        key = None if workload is None else keys.EndpointKey(workload.endpoint.id)
+        before = self._endpoint_keys.pop(pod, None)
+        if before is not None and before != key:
+            self._pending[before] = None
+        if workload is None or key is None:
+            return
+        services = (service_profile(*service) for service in self._index.services_of(pod))
+        self._endpoint_keys[pod] = key
+        self._pending[key] = with_services(workload, services)
+
+    # What pods' profiles are made of.
+
+    def _update_namespace(self, namespace: objects.Namespace) -> tuple[Finding, ...]:
+        reading = read_namespace(namespace, self._settings)
+        name = namespace.metadata.name
+        if name not in self._known_namespaces:
+            for profile, items in _namespace_items(name, unknown_namespace(name)).items():
+                self._book.hold(profile, items)
+        for profile, items in _namespace_items(name, reading).items():
+            self._book.define(profile, items)
+        self._known_namespaces.add(name)
+        return reading.findings
+
+    def _remove_namespace(self, name: Name) -> None:
+        if name.name in self._known_namespaces:
+            self._known_namespaces.remove(name.name)
+            for profile in (namespace_profile(name.name), namespace_labels_profile(name.name)):
+                self._book.undefine(profile)
+                self._book.release(profile)
+
+    def _update_service_account(self, account: objects.ServiceAccount) -> tuple[Finding, ...]:
+        name = _name(account)
+        profile = service_account_profile(*name)
+        items = _service_account_items(name, account.metadata.labels or {})
+        self._book.define(profile, items)
+        return ()
+
+    def _update_service(self, service: objects.Service) -> tuple[Finding, ...]:
+        reading = read_service(service)
+        self._set_service(_name(service), reading.exposure)
+        return reading.findings
+
+    def _set_service(self, name: Name, exposure: Exposure | None) -> None:
+        profile = service_profile(*name)
+        if exposure is not None:
+            items: ProfileItems = {keys.ProfileRulesKey(profile): exposure.rules}
+            if name not in self._open_services:
+                self._open_services.add(name)
+                self._book.hold(profile, items)
+            self._book.define(profile, items)
+        elif name in self._open_services:
+            self._open_services.remove(name)
+            self._book.undefine(profile)
+            self._book.release(profile)
+        self._dirty_pods |= self._index.set_service(name, exposure)
+
+    def _update_slice(self, endpoint_slice: objects.EndpointSlice) -> tuple[Finding, ...]:
+        name = _name(endpoint_slice)
+        self._dirty_pods |= self._index.set_slice(name, read_slice(endpoint_slice))
+        return ()
+
+    def _update_node(self, node: objects.Node) -> tuple[Finding, ...]:
+        record, findings = read_node(node)
+        self._pending[keys.NodeKey(record.name)] = record
+        return findings
+
+
+def translate_all(
+    cluster: Iterable[KubeObject], settings: TranslateSettings | None = None
+) -> Translation:
+    """The translation of objects that do not change; of two of one name the later holds."""
+    translator = Translator(settings or TranslateSettings())
+    for value in cluster:
+        translator.update(value)
+    translator.flush()
+    return Translation(translator.items, translator.findings)
+
+
+def _name(value: KubeObject) -> Name:
+    ref = object_ref(value)
+    return Name(ref.namespace, ref.name)
+
+
+def _held(workload: Workload, namespace: str) -> dict[ProfileId, ProfileItems]:
+    """Every profile that a pod holds, services' aside, with what it holds if nobody says more."""
+    account = Name(namespace, workload.service_account)
+    brought: dict[ProfileId, ProfileItems] = {
+        **_namespace_items(namespace, unknown_namespace(namespace)),
+        service_account_profile(*account): _service_account_items(account, {}),
+        **workload.own_profiles,
+    }
+    profiles = (workload.first_profile, *workload.last_profiles)
+    return {profile: brought[profile] for profile in profiles}
+
+
+def _namespace_items(name: str, reading: NamespaceReading) -> dict[ProfileId, ProfileItems]:
+    by_flag, inherited = namespace_profile(name), namespace_labels_profile(name)
+    return {
+        by_flag: {keys.ProfileRulesKey(by_flag): reading.rules},
+        inherited: {
+            keys.ProfileTagsKey(inherited): reading.tags,
+            keys.ProfileLabelsKey(inherited): reading.labels,
+        },
+    }
+
+
+def _service_account_items(name: Name, labels: Mapping[str, str]) -> ProfileItems:
+    profile = service_account_profile(*name)
+    inherited = Labels(inherited_labels(SERVICE_ACCOUNT_PREFIX, name.name, labels))
+    return {keys.ProfileLabelsKey(profile): inherited}

@@ -1,0 +1,73 @@
+"""What was found wrong with an object, as values: for lint, for Events, for logs and metrics.
+
+In: nothing.  Out: :class:`Finding`.  A finding names the object, the field inside it and, where
+the field holds a policy text, the characters of the text; files and lines are not known here.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+FieldPath = tuple[str | int, ...]
+"""A field inside an object, from its root: ``("metadata", "annotations", "policy")``."""
+
+
+class Severity(StrEnum):
+    """Whether something does not do what was written, or may not do what was meant."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+class Code(StrEnum):
+    """What is wrong, in a word that stays the same: docs/lint.md explains each."""
+
+    ADDRESS_INVALID = "address-invalid"
+    ANNOTATION_KEYS = "annotation-keys"
+    ANNOTATION_SYNTAX = "annotation-syntax"
+    FLAG_CONFLICT = "flag-conflict"
+    FLAG_VALUE = "flag-value"
+    LABEL_RESERVED = "label-reserved"
+    OBJECT_INVALID = "object-invalid"
+    SERVICE_EXTERNAL_NAME = "service-external-name"
+    SERVICE_FLAG_VALUE = "service-flag-value"
+
+
+_WARNINGS = frozenset({Code.ANNOTATION_KEYS, Code.FLAG_CONFLICT, Code.LABEL_RESERVED})
+
+
+class ObjectRef(NamedTuple):
+    """A Kubernetes object by name; ``namespace`` is empty for cluster-wide kinds."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return "/".join(part for part in self if part)
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that is wrong with one object."""
+
+    code: str
+    severity: Severity
+    message: str
+    """One sentence: what is wrong, what becomes of it, what would be right."""
+    object: ObjectRef
+    path: FieldPath = ()
+    span: tuple[int, int] | None = None
+    """Characters of the text at ``path``; None where the whole field is meant."""
+    excerpt: str = ""
+    """The line of the text with a caret under the place, and a hint; empty without a span."""
+
+
+def make_finding(code: Code, message: str, ref: ObjectRef, path: FieldPath = ()) -> Finding:
+    """A finding about a whole field, with its code's severity."""
+    return Finding(code, severity_of(code), message, ref, path)
+
+
+def severity_of(code: Code) -> Severity:
+    """How bad findings of this code are."""
+    return Severity.WARNING if code in _WARNINGS else Severity.ERROR

@@ -1,0 +1,327 @@
+"""Kubernetes objects with only the fields that are used, and their decoding.
+
+In: an object as JSON or YAML has it, a mapping; or bytes, by ``msgspec`` and the types here.  Out:
+frozen values, or findings that name the object and the field.  What the fields mean is not known
+here.  As lenient as Kubernetes: unknown fields are ignored, null is absent.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+
+from calico_k8s.translate.findings import Code, FieldPath, Finding, ObjectRef, make_finding
+
+NAME_MAX = 253  # Kubernetes IsDNS1123Subdomain
+NAMESPACE_MAX = 63  # Kubernetes IsDNS1123Label
+
+DEFAULT_NAMESPACE = "default"
+"""Where an object without a namespace goes, as with kubectl."""
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+TargetPort = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+"""0 is absent: Go programs write it so."""
+PortProtocol = Literal["TCP", "UDP", "SCTP", ""]
+"""Empty is TCP."""
+
+
+class OwnerReference(msgspec.Struct, frozen=True, rename="camel"):
+    """Which object made this one."""
+
+    kind: str = ""
+    name: str = ""
+
+
+class Metadata(msgspec.Struct, frozen=True, rename="camel"):
+    """What every object carries."""
+
+    name: str
+    namespace: str | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    uid: str | None = None
+    creation_timestamp: datetime | None = None
+    generation: int | None = None
+    owner_references: tuple[OwnerReference, ...] | None = None
+
+
+class ContainerPort(msgspec.Struct, frozen=True, rename="camel"):
+    """A port that a container says it listens on."""
+
+    container_port: Port
+    name: str | None = None
+    protocol: PortProtocol | None = None
+
+
+class Container(msgspec.Struct, frozen=True, rename="camel"):
+    """A container; one of a pod's init containers that is restarted always is a sidecar."""
+
+    ports: tuple[ContainerPort, ...] | None = None
+    restart_policy: str | None = None
+
+
+class PodSpec(msgspec.Struct, frozen=True, rename="camel"):
+    """What a pod is to be."""
+
+    node_name: str | None = None
+    host_network: bool | None = None
+    service_account_name: str | None = None
+    containers: tuple[Container, ...] | None = None
+    init_containers: tuple[Container, ...] | None = None
+
+
+class PodIp(msgspec.Struct, frozen=True):
+    """One address of a pod."""
+
+    ip: str | None = None
+
+
+class PodStatus(msgspec.Struct, frozen=True):
+    """What a pod has become."""
+
+    phase: str | None = None
+    pod_ip: str | None = msgspec.field(default=None, name="podIP")
+    pod_ips: tuple[PodIp, ...] | None = msgspec.field(default=None, name="podIPs")
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """``v1/Pod``."""
+
+    metadata: Metadata
+    spec: PodSpec | None = None
+    status: PodStatus | None = None
+
+
+class Namespace(msgspec.Struct, frozen=True):
+    """``v1/Namespace``."""
+
+    metadata: Metadata
+
+
+class ServiceAccount(msgspec.Struct, frozen=True):
+    """``v1/ServiceAccount``."""
+
+    metadata: Metadata
+
+
+class ServicePort(msgspec.Struct, frozen=True, rename="camel"):
+    """A port of a service, and the port of its pods that it leads to."""
+
+    port: Port
+    name: str | None = None
+    protocol: PortProtocol | None = None
+    target_port: TargetPort | str | None = None
+
+
+class ServiceSpec(msgspec.Struct, frozen=True, rename="camel"):
+    """What a service is to be."""
+
+    type: str | None = None
+    selector: dict[str, str] | None = None
+    ports: tuple[ServicePort, ...] | None = None
+    cluster_ip: str | None = msgspec.field(default=None, name="clusterIP")
+    cluster_ips: tuple[str, ...] | None = msgspec.field(default=None, name="clusterIPs")
+    ip_families: tuple[str, ...] | None = None
+    ip_family_policy: str | None = None
+    external_traffic_policy: str | None = None
+
+
+class Service(msgspec.Struct, frozen=True):
+    """``v1/Service``."""
+
+    metadata: Metadata
+    spec: ServiceSpec | None = None
+
+
+class SliceEndpoint(msgspec.Struct, frozen=True):
+    """Addresses of one endpoint of a service."""
+
+    addresses: tuple[str, ...] | None = None
+
+
+class EndpointSlice(msgspec.Struct, frozen=True, rename="camel"):
+    """``discovery.k8s.io/v1/EndpointSlice``: where a service leads."""
+
+    metadata: Metadata
+    endpoints: tuple[SliceEndpoint, ...] | None = None
+    address_type: str | None = None
+
+
+class NodeSpec(msgspec.Struct, frozen=True):
+    """What a node is given."""
+
+    pod_cidr: str | None = msgspec.field(default=None, name="podCIDR")
+    pod_cidrs: tuple[str, ...] | None = msgspec.field(default=None, name="podCIDRs")
+
+
+class NodeAddress(msgspec.Struct, frozen=True):
+    """An address or name of a node."""
+
+    type: str
+    address: str
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    """What a node has."""
+
+    addresses: tuple[NodeAddress, ...] | None = None
+
+
+class Node(msgspec.Struct, frozen=True):
+    """``v1/Node``."""
+
+    metadata: Metadata
+    spec: NodeSpec | None = None
+    status: NodeStatus | None = None
+
+
+KubeObject = Pod | Namespace | ServiceAccount | Service | EndpointSlice | Node
+
+
+class KindInfo(NamedTuple):
+    """How objects of a kind are decoded."""
+
+    group: str
+    type: type[Any]  # Any: one of the types of KubeObject
+    is_namespaced: bool
+
+
+KINDS: Mapping[str, KindInfo] = {
+    "Pod": KindInfo("", Pod, is_namespaced=True),
+    "Namespace": KindInfo("", Namespace, is_namespaced=False),
+    "ServiceAccount": KindInfo("", ServiceAccount, is_namespaced=True),
+    "Service": KindInfo("", Service, is_namespaced=True),
+    "EndpointSlice": KindInfo("discovery.k8s.io", EndpointSlice, is_namespaced=True),
+    "Node": KindInfo("", Node, is_namespaced=False),
+}
+
+_KIND_BY_TYPE = {info.type: kind for kind, info in KINDS.items()}
+
+_NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
+_NAME = re.compile(rf"{_NAMESPACE.pattern}(?:\.{_NAMESPACE.pattern})*")
+_ERROR_PATH = re.compile(r" - at `(?:key in )?\$([^`]*)`$")
+_PATH_STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
+
+
+class Decoded(NamedTuple):
+    """An object, None if it cannot be used, and what was wrong with it."""
+
+    ref: ObjectRef
+    object: KubeObject | None
+    findings: tuple[Finding, ...] = ()
+
+
+def api_group(api_version: str) -> str:
+    """The group of ``group/version``; empty for the core group's ``v1``."""
+    group, slash, _version = api_version.partition("/")
+    return group if slash else ""
+
+
+def is_decoded(api_version: str, kind: str) -> bool:
+    """Whether objects of this kind are used; a kind of the same name in another group is not."""
+    info = KINDS.get(kind)
+    return info is not None and info.group == api_group(api_version)
+
+
+def object_ref(value: KubeObject) -> ObjectRef:
+    """The name of an object."""
+    kind = _KIND_BY_TYPE[type(value)]
+    namespace = ""
+    if KINDS[kind].is_namespaced:
+        namespace = value.metadata.namespace or DEFAULT_NAMESPACE
+    return ObjectRef(kind, namespace, value.metadata.name)
+
+
+def decode_object(kind: str, document: object) -> Decoded:
+    """The object of one of ``KINDS`` that a document stands for; never raises.
+
+    Names are held to Kubernetes' rules: keys of the datastore are made of them.
+    """
+    ref = describe(kind, document)
+    info = KINDS[kind]
+    if info.is_namespaced:
+        ref = ref._replace(namespace=ref.namespace or DEFAULT_NAMESPACE)
+    try:
+        value: KubeObject = msgspec.convert(document, type=info.type)
+    except msgspec.ValidationError as error:
+        return Decoded(ref, None, (_invalid(ref, document, str(error)),))
+    problem = _name_problem(ref, info)
+    if problem is not None:
+        return Decoded(ref, None, (problem,))
+    return Decoded(ref, value)
+
+
+def describe(kind: str, document: object) -> ObjectRef:
+    """The name of a document as far as it can be told, ``?`` where it has none."""
+    metadata = document.get("metadata") if isinstance(document, Mapping) else None
+    if not isinstance(metadata, Mapping):
+        return ObjectRef(kind, "", "?")
+    name, namespace = metadata.get("name"), metadata.get("namespace")
+    return ObjectRef(
+        kind,
+        namespace if isinstance(namespace, str) else "",
+        name if isinstance(name, str) and name else "?",
+    )
+
+
+def _name_problem(ref: ObjectRef, info: KindInfo) -> Finding | None:
+    is_label = ref.kind == "Namespace"
+    if not _is_name(ref.name, is_label=is_label):
+        return _bad_name(ref, "name", ref.name)
+    if info.is_namespaced and not _is_name(ref.namespace, is_label=True):
+        return _bad_name(ref, "namespace", ref.namespace)
+    return None
+
+
+def _is_name(text: str, *, is_label: bool) -> bool:
+    if is_label:
+        return len(text) <= NAMESPACE_MAX and _NAMESPACE.fullmatch(text) is not None
+    return len(text) <= NAME_MAX and _NAME.fullmatch(text) is not None
+
+
+def _bad_name(ref: ObjectRef, field: str, text: str) -> Finding:
+    message = (
+        f"{ref}: metadata.{field} '{text}' is no name: give lower-case letters, digits and "
+        "dashes, a letter or digit at both ends"
+    )
+    return make_finding(Code.OBJECT_INVALID, message, ref, ("metadata", field))
+
+
+def _invalid(ref: ObjectRef, document: object, error: str) -> Finding:
+    """A message of msgspec's as ours: object, field, what was expected."""
+    found = _ERROR_PATH.search(error)
+    problem = error[: found.start()] if found else error
+    path = _real_path(document, found[1]) if found else ()
+    missing = re.fullmatch(r"Object missing required field `(\w+)`", problem)
+    if missing:
+        path, problem = (*path, missing[1]), "is missing"
+    else:
+        problem = f"should be otherwise: {problem[0].lower()}{problem[1:]}".replace("`", "'")
+    field = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    where = field.lstrip(".") or "the object"
+    return make_finding(Code.OBJECT_INVALID, f"{ref}: {where} {problem}", ref, path)
+
+
+def _real_path(document: object, text: str) -> FieldPath:
+    """The path of a message, with the keys that msgspec leaves out (``[...]``) found again."""
+    path: list[str | int] = []
+    value = document
+    for found in _PATH_STEP.finditer(text):
+        name, index = found[1], found[2]
+        step: str | int = name or (index if index == "..." else int(index))
+        if index == "..." and isinstance(value, Mapping):
+            # The values of every map we decode are strings.
+            step = next((key for key, item in value.items() if not isinstance(item, str)), "")
+        path.append(step)
+        value = _child(value, step)
+    return tuple(path)
+
+
+def _child(value: object, step: str | int) -> object:
+    if isinstance(value, Mapping):
+        return value.get(step)
+    if isinstance(value, list | tuple) and isinstance(step, int) and step < len(value):
+        return value[step]
+    return None

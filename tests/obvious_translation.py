@@ -1,0 +1,111 @@
+"""The translation written for reading: everything is looked up by going through everything.
+
+In: the objects of a cluster.  Out: what the datastore holds of it.  What a single object says is
+taken from the package; what objects say together is written anew, as the contract has it.
+"""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+
+from calico_k8s.model import keys
+from calico_k8s.model.names import ProfileId
+from calico_k8s.model.resources import Labels, Value
+from calico_k8s.translate import objects
+from calico_k8s.translate.findings import ObjectRef
+from calico_k8s.translate.labels import SERVICE_ACCOUNT_PREFIX, inherited_labels
+from calico_k8s.translate.namespaces import TranslateSettings, read_namespace, unknown_namespace
+from calico_k8s.translate.objects import KubeObject
+from calico_k8s.translate.services import read_service, read_slice
+from calico_k8s.translate.workloads import Workload, read_node, read_pod
+
+State = Mapping[ObjectRef, KubeObject]
+Items = dict[keys.Key, Value]
+
+_Object = TypeVar("_Object", bound=KubeObject)
+
+
+def translate(state: State, settings: TranslateSettings) -> Items:
+    """What the datastore holds of these objects."""
+    readings = (read_pod(pod, settings).workload for pod in _all(state, objects.Pod).values())
+    workloads = [workload for workload in readings if workload is not None]
+    items: Items = {}
+    for node in _all(state, objects.Node).values():
+        record, _findings = read_node(node)
+        items[keys.NodeKey(record.name)] = record
+    for workload in workloads:
+        services = [ProfileId(f"service.{name}") for name in _services_of(state, workload)]
+        profiles = (workload.first_profile, *sorted(services), *workload.last_profiles)
+        endpoint = msgspec.structs.replace(workload.endpoint, profiles=profiles)
+        items[keys.EndpointKey(endpoint.id)] = endpoint
+        for own in workload.own_profiles.values():
+            items.update(own)
+    return items | _of_services(state) | _of_names(state, settings, workloads)
+
+
+def _all(state: State, kind: type[_Object]) -> dict[ObjectRef, _Object]:
+    return {ref: value for ref, value in state.items() if isinstance(value, kind)}
+
+
+def _of_services(state: State) -> Items:
+    """Every open service has a profile, whether it exposes a pod or not."""
+    items: Items = {}
+    for ref, service in _all(state, objects.Service).items():
+        exposure = read_service(service).exposure
+        if exposure is not None:
+            profile = ProfileId(f"service.{ref.namespace}.{ref.name}")
+            items[keys.ProfileRulesKey(profile)] = exposure.rules
+    return items
+
+
+def _of_names(state: State, settings: TranslateSettings, workloads: list[Workload]) -> Items:
+    """Namespaces that are there or have pods, and the service accounts that pods run as."""
+    items: Items = {}
+    known = {
+        namespace.metadata.name: read_namespace(namespace, settings)
+        for namespace in _all(state, objects.Namespace).values()
+    }
+    for name in known.keys() | {w.endpoint.id.namespace for w in workloads}:
+        reading = known.get(name) or unknown_namespace(name)
+        inherited = ProfileId(f"namespace-labels.{name}")
+        items[keys.ProfileLabelsKey(inherited)] = reading.labels
+        items[keys.ProfileTagsKey(inherited)] = reading.tags
+        by_flag = ProfileId(f"namespace.{name}")
+        if name in known or any(w.first_profile == by_flag for w in workloads):
+            items[keys.ProfileRulesKey(by_flag)] = reading.rules
+    for workload in workloads:
+        namespace, name = workload.endpoint.id.namespace, workload.service_account
+        account = state.get(ObjectRef("ServiceAccount", namespace, name))
+        labels = (account.metadata.labels if account else None) or {}
+        profile = ProfileId(f"serviceaccount.{namespace}.{name}")
+        inherited_from = inherited_labels(SERVICE_ACCOUNT_PREFIX, name, labels)
+        items[keys.ProfileLabelsKey(profile)] = Labels(inherited_from)
+    return items
+
+
+def _services_of(state: State, workload: Workload) -> list[str]:
+    """The open services of the pod's namespace that select it, or whose slices hold its address."""
+    namespace = workload.endpoint.id.namespace
+    found = []
+    for ref, service in _all(state, objects.Service).items():
+        exposure = read_service(service).exposure
+        if exposure is None or ref.namespace != namespace:
+            continue
+        if exposure.selector:
+            is_exposed = exposure.selector.items() <= workload.pod_labels.items()
+        else:
+            is_exposed = _is_in_slices(state, ref, workload)
+        if is_exposed:
+            found.append(f"{namespace}.{ref.name}")
+    return found
+
+
+def _is_in_slices(state: State, service: ObjectRef, workload: Workload) -> bool:
+    for ref, endpoint_slice in _all(state, objects.EndpointSlice).items():
+        reading = read_slice(endpoint_slice)
+        if reading is None or (ref.namespace, reading.service) != service[1:]:
+            continue
+        if reading.addresses & set(workload.endpoint.addresses):
+            return True
+    return False
