@@ -10,7 +10,7 @@ grammar::
 
 ::
 
-    line 1, column 16: expected 'label', 'cidr' or 'port', found 'lable'
+    line 1, column 16: expected 'label', 'port', 'namespace', 'cidr' or 'selector', found 'lable'
       allow tcp from lable access=backend
                      ^^^^^
     did you mean 'label'?
@@ -47,7 +47,8 @@ class GrammarError(ValueError):
     things by their name, none if that is not what is wrong.  ``hint`` is the way out, or None.
     ``message`` is one sentence without place and hint, made of ``expected`` unless it is given.
 
-    Invariant: ``span`` lies inside the source; it is empty only at the source's end.
+    Invariant: ``span`` lies inside the source; it is empty only where a statement, or the whole
+    source, ended too early.
     """
 
     def __init__(

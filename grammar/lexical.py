@@ -106,6 +106,12 @@ def _advise_on_characters(found: str) -> str | None:
     return None
 
 
+def top(element: ParserElement) -> ParserElement:
+    """The element as a whole grammar, for :func:`read`."""
+    # pyparsing would turn tabs into spaces first, and every offset behind one would be wrong.
+    return element.parse_with_tabs()
+
+
 def read(grammar: ParserElement, text: str) -> object:
     """The one token that a whole grammar makes of a text."""
     return cast(object, grammar.parse_string(text)[0])

@@ -39,6 +39,7 @@ from grammar.lexical import (
     match_of,
     read,
     token,
+    top,
 )
 from grammar.nesting import CHAIN_JOINTS, Enclosure, Symbols, plant
 from grammar.nodes import (
@@ -145,8 +146,7 @@ def _selector() -> ParserElement:
     """``selector := [ chain ]``."""
     empty = at_end().add_parse_action(replace_with(All()))
     end = at_end() | _expect(*CHAIN_JOINTS, "the end")
-    whole = token("").suppress() + (empty | _chain(Enclosure.NONE) + end)
-    return whole.parse_with_tabs()
+    return token("").suppress() + (empty | _chain(Enclosure.NONE) + end)
 
 
 def _chain(enclosure: Enclosure) -> ParserElement:
@@ -257,4 +257,4 @@ def _refuse_in_set(text: str, at: int, _: ParseResults) -> None:
     raise _EXPECTATION.unmet(text, at, expected)
 
 
-_SELECTOR = _selector()
+_SELECTOR = top(_selector())

@@ -43,6 +43,7 @@ from grammar.lexical import (
     keyword,
     match_of,
     read,
+    top,
 )
 from grammar.lines import split_lines
 from grammar.nodes import (
@@ -197,18 +198,16 @@ def _statement() -> ParserElement:
     )
     after_action = _transport() | _icmp() | _clauses(*_PROTOCOLS)
     whole = (action | _expect("'allow'", "'deny'")) + after_action
-    return whole.add_parse_action(
-        lambda text, _, found: compose(text, found.as_list())
-    ).parse_with_tabs()
+    return whole.add_parse_action(lambda text, _, found: compose(text, found.as_list()))
 
 
 def _transport() -> ParserElement:
-    """``("tcp" | "udp" | "sctp"), and the rest of the statement``."""
+    """``"tcp" | "udp" | "sctp"``, and the rest of the statement."""
     return _protocol("tcp|udp|sctp") + _clauses()
 
 
 def _icmp() -> ParserElement:
-    """``("icmp" | "icmpv6") ["type" N ["code" N]], and the rest of the statement``."""
+    """``("icmp" | "icmpv6") ["type" N ["code" N]]``, and the rest of the statement."""
     type_ = keyword("type", _WORD).add_parse_action(_read_icmp_type)
     code = keyword("code", _WORD).add_parse_action(_read_icmp_code)
     after_type = code + _clauses() | _clauses("'code'")
@@ -222,7 +221,7 @@ def _protocol(names: str) -> ParserElement:
 
 
 def _clauses(*before: str) -> ParserElement:
-    """``["from" match...] ["to" match...], to the end; ``before`` could have stood here as well``."""
+    """``["from" match...] ["to" match...]`` and the end; ``before`` could have stood here too."""
     target = _clause(Side.TO) + (at_end() | _expect(*_MATCHES[Side.TO], _END))
     after_source = target | at_end() | _expect(*_MATCHES[Side.FROM], "'to'", _END)
     source = _clause(Side.FROM) + after_source
@@ -230,7 +229,7 @@ def _clauses(*before: str) -> ParserElement:
 
 
 def _clause(side: Side) -> ParserElement:
-    """``("from" | "to") match``."""
+    """``("from" | "to") match...``."""
     matches = OneOrMore(_match()) | _expect(*_MATCHES[side])
     return (keyword(side.value) + matches).add_parse_action(
         lambda found: ClausePiece(side, tuple(found[1:]))
@@ -331,4 +330,4 @@ def _value(text: str, word: Word, parse: Callable[[str], Value]) -> Value:
         raise GrammarError(text, word.span, hint=error.hint, message=error.message) from None
 
 
-_STATEMENT = _statement()
+_STATEMENT = top(_statement())

@@ -79,7 +79,7 @@ def _combined(parts: st.SearchStrategy[Selector]) -> st.SearchStrategy[Selector]
     return st.one_of(parts.map(_negation), several.map(_conjunction), several.map(_disjunction))
 
 
-selectors: st.SearchStrategy[Selector] = st.recursive(operations, _combined, max_leaves=12)
+selectors: st.SearchStrategy[Selector] = st.recursive(operations, _combined, max_leaves=8)
 
 port_numbers = st.sampled_from([1, 22, 80, 443, 8000, 8080, 65535])
 port_ranges = st.tuples(port_numbers, port_numbers).map(
@@ -163,7 +163,7 @@ def _statements(draw: st.DrawFn) -> Statement:
 
 
 statements = _statements()
-policies = st.lists(statements, max_size=4).map(lambda found: Policy(tuple(found)))
+policies = st.lists(statements, max_size=3).map(lambda found: Policy(tuple(found)))
 
 # Texts.
 

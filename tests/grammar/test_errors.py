@@ -52,7 +52,7 @@ def test_the_errors_of_errors_txt_are_said_as_written_there(*, update_golden: bo
     if update_golden:
         blocks = [GOLDEN.read_text().partition("\n\n")[0]]
         for mark, text, _ in cases:
-            shown = [f"{mark} {line}" for line in text.split("\n")]
+            shown = [f"{mark} {line}".rstrip() for line in text.split("\n")]
             blocks.append("\n".join([*shown, answer(mark, text)]))
         GOLDEN.write_text("\n\n".join(blocks) + "\n")
     for mark, text, expected in golden_cases():

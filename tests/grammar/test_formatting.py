@@ -37,7 +37,7 @@ def _texts() -> st.SearchStrategy[str]:
         st.sampled_from(["", " ", ";"]),
         st.one_of(st.just(""), comment),
     ).map("".join)
-    return st.lists(line, max_size=4).flatmap(
+    return st.lists(line, max_size=3).flatmap(
         lambda lines: st.sampled_from(["\n", "\r\n", "\n\n", "\n;\n\n"]).map(
             lambda end: end.join(lines)
         )
