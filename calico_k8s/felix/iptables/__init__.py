@@ -6,6 +6,7 @@
     plan        desired and held → the text for iptables-restore      pure
     legacy      what a legacy table holds, read from the kernel
     nft         what an iptables-nft table holds, read from the kernel
+    inprocess   small edits of a legacy table by python-iptables
     programs    iptables-restore and -save, their lock and errors
     backend     which backend a node uses; removing all that is ours
     driver      a table: held, desired, apply, watch

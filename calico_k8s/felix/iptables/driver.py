@@ -10,10 +10,17 @@ change, none where nothing differs.  Other programs' chains and rules are read p
                      └───────────────────────────────┘
 """
 
+from contextlib import suppress
 from typing import Final, Protocol
 
 from calico_k8s.errors import IptablesError
 from calico_k8s.felix.iptables.hashes import HashedTable, Hasher, RuleHash
+from calico_k8s.felix.iptables.inprocess import (
+    InProcessRefusal,
+    edit_table,
+    is_loaded,
+    split_plan,
+)
 from calico_k8s.felix.iptables.legacy import LegacyReader
 from calico_k8s.felix.iptables.nft import NftReader
 from calico_k8s.felix.iptables.plan import (
@@ -176,6 +183,11 @@ class TableDriver:
         return None
 
     def _write(self, plan: Plan) -> None:
+        is_in_process = self._backend is Backend.LEGACY and is_loaded()
+        if is_in_process and (edits := split_plan(plan)) is not None:
+            with suppress(InProcessRefusal):  # iptables-restore then does it, or says what is wrong
+                edit_table(self._version, self._table, edits, self._lock_timeout_s)
+                return
         try:
             self._restore(plan.restore_text(self._table))
         except IptablesError:
