@@ -1,8 +1,11 @@
 """The kernel's terms as values: rules, chains, tables, ipsets.
 
 In: nothing.  Out: what the renderer makes and :mod:`calico_k8s.felix.iptables` and ``ipsets``
-program.  A rule is its text in ``iptables-save`` syntax, without ``-A CHAIN`` and without the
-comment that carries its hash: that is the driver's.
+program.  A rule is its text in ``iptables-save`` syntax, without ``-A CHAIN`` and without any
+comment: how a chain is recognised is the driver's business, and a comment match costs a packet
+more than most rules do (34 ns legacy, 44 ns nft: ``docs/design/kernel.md``), so hashes belong
+where packets do not pass.  That is why each chain ends in a verdict, a goto or ``RETURN``, and
+why rules in built-in chains are nothing but a jump to a chain of ours.
 """
 
 from collections.abc import Mapping
@@ -21,6 +24,14 @@ CHAIN_PREFIX = "cali-"
 CHAIN_NAME_MAX = 28  # xtables, XT_EXTENSION_MAXNAMELEN - 1
 IPSET_NAME_MAX = 31  # IPSET_MAXNAMELEN - 1
 IPSET_PREFIXES: Mapping[Version, str] = {4: "cali4-", 6: "cali6-"}
+
+WORKLOAD_LINK_GROUP = 0x40000000
+"""The bit of a link's group (``IFLA_GROUP``) that says: host-side interface of workloads.
+
+The agent sets it, beside the other bits, on each workload interface it finds (on a bridge, not
+its ports) before it adds that interface's endpoints; rules ask it by ``-m devgroup``.  A set of
+interfaces will not do: hash:net,iface holds at most 64 interfaces for one net (tried).
+"""
 
 TableName = Literal["raw", "mangle", "nat", "filter"]
 HookName = Literal["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"]

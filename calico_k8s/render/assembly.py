@@ -1,0 +1,56 @@
+"""A node's tables, put together from static chains, mark trees and groups.
+
+In: settings, and what each direction's mark tree leads to.  Out: the tables of one family, whole;
+what did not change is the same object, so an agent that renders only changed groups pays for
+those.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from calico_k8s.model.addresses import Version
+from calico_k8s.model.resources import Direction
+from calico_k8s.render import names, text
+from calico_k8s.render.dispatch import render_tree
+from calico_k8s.render.groups import RenderedGroup
+from calico_k8s.render.marks import mark_layout
+from calico_k8s.render.settings import RenderConfig
+from calico_k8s.render.static import filter_chains, mangle_chains
+from calico_k8s.render.tables import ChainName, HookName, RuleText, Table
+
+Leaves = Mapping[Direction, Mapping[ChainName, int]]
+"""By direction, each group's first chain and its number."""
+
+
+def render_tables(
+    config: RenderConfig, version: Version, groups: Iterable[RenderedGroup], leaves: Leaves
+) -> tuple[Table, ...]:
+    """What is ours in the mangle and the filter table of one family.
+
+    Every chain that ``leaves`` names is among the groups'.  A group that no leaf names is kept:
+    its endpoints have left it, and packets of theirs may still be inside.
+    """
+    layout = mark_layout(config.mark_mask)
+    chains = mangle_chains(config, version)
+    for direction in Direction:
+        chains |= render_tree(direction, leaves.get(direction, {}), layout)
+    for group in groups:
+        chains |= group.chains
+    hooks: dict[HookName, tuple[RuleText, ...]] = {
+        "INPUT": (text.rule(text.jump(names.INPUT)),),
+        "FORWARD": (text.rule(text.jump(names.FORWARD)),),
+        "OUTPUT": (text.rule(text.jump(names.OUTPUT)),),
+    }
+    return (
+        Table("mangle", version, chains=chains, first=hooks),
+        _filter_table(config, version),
+    )
+
+
+def _filter_table(config: RenderConfig, version: Version) -> Table:
+    accept = (text.rule(text.jump(names.ACCEPT)),)
+    last: dict[HookName, tuple[RuleText, ...]] = {}
+    if config.pod_to_host_action == "accept":
+        last["INPUT"] = accept
+    if config.allow_action == "accept":
+        last["FORWARD"] = accept
+    return Table("filter", version, chains=filter_chains(config) if last else {}, last=last)

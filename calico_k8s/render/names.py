@@ -1,0 +1,95 @@
+"""Names of chains and ipsets, within the kernel's limits and the same after every restart.
+
+In: ids of groups and ipsets.  Out: names.  A name that would be too long ends in a hash instead.
+
+===================  ==========================================================================
+chain
+===================  ==========================================================================
+``cali-FORWARD``     what a hook of that name jumps to (also ``INPUT``, ``OUTPUT``)
+``cali-egress``      root of the mark tree that finds the group of a packet's sender
+``cali-ingress``     the same for its receiver
+``cali-te2-5``       inner node of the egress tree: five is what stands above the lowest 2 digits
+``cali-e0-ID``       first stage of an egress group; ``cali-e1-ID`` the next
+``cali-i0-ID``       the same of an ingress group
+===================  ==========================================================================
+"""
+
+import re
+from hashlib import blake2b
+
+from calico_k8s.calc.deltas import GroupId, IpsetId
+from calico_k8s.model.addresses import Version
+from calico_k8s.model.resources import Direction
+from calico_k8s.render.tables import (
+    CHAIN_NAME_MAX,
+    CHAIN_PREFIX,
+    IPSET_NAME_MAX,
+    IPSET_PREFIXES,
+    ChainName,
+    IpsetName,
+)
+
+FORWARD = ChainName("cali-FORWARD")
+INPUT = ChainName("cali-INPUT")
+OUTPUT = ChainName("cali-OUTPUT")
+ACCEPT = ChainName("cali-accept")
+"""In the filter table: accepts what the mangle table let through."""
+DENY = ChainName("cali-deny")
+ROOTS = {
+    Direction.EGRESS: ChainName("cali-egress"),
+    Direction.INGRESS: ChainName("cali-ingress"),
+}
+
+_LETTERS = {Direction.EGRESS: "e", Direction.INGRESS: "i"}
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
+_HASH_BYTES = 8
+
+
+def stage_chain(group: GroupId, direction: Direction, stage: int = 0) -> ChainName:
+    """The chain of one stage of a group; stage 0 is where the mark tree sends its packets."""
+    prefix = f"{CHAIN_PREFIX}{_LETTERS[direction]}{stage}-"
+    return ChainName(_fit(prefix, group, CHAIN_NAME_MAX))
+
+
+def tree_chain(direction: Direction, level: int, above: int) -> ChainName:
+    """An inner node of a mark tree: ``above`` is a group's number without its lowest digits.
+
+    ``level`` counts the digits left out, so a node keeps its name when the tree grows higher.
+    """
+    return ChainName(f"{CHAIN_PREFIX}t{_LETTERS[direction]}{level}-{above:x}")
+
+
+def ipset_name(ipset: IpsetId, version: Version) -> IpsetName:
+    """The set of a rule's peers, in one family."""
+    return IpsetName(_fit(f"{IPSET_PREFIXES[version]}s-", ipset, IPSET_NAME_MAX))
+
+
+def nets_name(content: str, version: Version) -> IpsetName:
+    """A set of nets that never changes, by its content: other nets are another set."""
+    return IpsetName(f"{IPSET_PREFIXES[version]}n-{_digest(content)}")
+
+
+def src_ipset(version: Version) -> IpsetName:
+    """Local endpoints by (address, host-side interface), each with its egress group's mark."""
+    return IpsetName(f"{IPSET_PREFIXES[version]}src")
+
+
+def dst_ipset(version: Version) -> IpsetName:
+    """Local endpoints by address, each with its ingress group's mark."""
+    return IpsetName(f"{IPSET_PREFIXES[version]}dst")
+
+
+def self_ipset(version: Version) -> IpsetName:
+    """(address, interface) of local endpoints that have several addresses of the family."""
+    return IpsetName(f"{IPSET_PREFIXES[version]}self")
+
+
+def _fit(prefix: str, identity: str, limit: int) -> str:
+    if _PLAIN.fullmatch(identity) and len(prefix) + len(identity) <= limit:
+        return prefix + identity
+    # The tilde is in no plain id, so no shortened name equals a whole one.
+    return f"{prefix}~{_digest(identity)}"
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode(), digest_size=_HASH_BYTES).hexdigest()

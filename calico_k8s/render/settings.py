@@ -1,0 +1,37 @@
+"""What a node's chains depend on beside its groups and endpoints.
+
+In: nothing.  Out: :class:`RenderConfig`, made by the agent from its settings.  Where each value
+comes from, and which place wins, is :mod:`calico_k8s.config`'s business.
+"""
+
+from typing import Literal
+
+import msgspec
+
+DEFAULT_MARK_MASK = 0xFF001F7F
+"""The bits that none of kube-proxy (0x4000, 0x8000), portmap (0x2000), the AWS CNI (0x80) and
+Tailscale (0xff0000) uses."""
+
+
+class RenderConfig(msgspec.Struct, frozen=True):
+    """A node's settings, as far as its chains show them."""
+
+    mark_mask: int = DEFAULT_MARK_MASK
+    """The bits of packet and connection marks that are ours; see :mod:`.marks`."""
+    allow_action: Literal["accept", "return"] = "accept"
+    """Whether a forwarded packet that policy allows is accepted last in ``FORWARD``, after every
+    other program's rules, or left to the chain's end."""
+    pod_to_host_action: Literal["accept", "drop", "return"] = "accept"
+    """The same for what a pod sends to its own node, once its egress policy allowed it."""
+    unknown_endpoint_action: Literal["deny", "allow"] = "deny"
+    """What becomes of traffic of a workload interface that is no known endpoint's."""
+    invalid_action: Literal["drop", "allow"] = "drop"
+    """Whether an endpoint's packets that conntrack calls invalid are dropped, or judged as new."""
+    workload_interfaces: tuple[str, ...] = ()
+    """Names of host-side workload interfaces as iptables takes them (``cali+``): closed from the
+    moment such an interface appears, before the agent has seen it."""
+
+
+def interface_pattern(text: str) -> str:
+    """An interface name as people write it, ``cali*``, in the spelling of iptables, ``cali+``."""
+    return text.removesuffix("*") + "+" if text.endswith("*") else text

@@ -1,0 +1,293 @@
+"""The chains every node has, whatever its policies: the way of a packet to its group and past it.
+
+In: settings.  Out: the chains that the three hooks of the mangle table jump to, and the one the
+filter table ends with.  ``docs/design/kernel.md`` draws them and says what each rule costs.
+
+::
+
+    FORWARD ─► known source? ── yes ─ established ─► through
+                    │            └─── new ─► egress group ─► receiver known? ─► ingress group
+                    │                                             └ no: unknown workload: drop
+                    └─ no ─ from a workload, or an endpoint's address from elsewhere ─► drop
+                       └─ established ─► through ─ else ─► receiver known? ...
+    INPUT   ─► from a workload: known source?, egress group, then pod-to-host-action
+    OUTPUT  ─► by a workload interface, with a source that is not ours (IPVS): ingress group
+
+A packet that is let through keeps a number in its mark until the filter table's last rule has
+accepted it; with ``allow-action return`` it leaves the mangle table without one.  Every chain
+ends in a verdict, a goto or a written ``RETURN``: the rule after it, where the driver keeps the
+chain's hash, is never reached.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from calico_k8s.model.addresses import Version
+from calico_k8s.model.resources import ICMPV6, PROTOCOL_NUMBERS, Direction, IcmpMatch, PortRange
+from calico_k8s.render import names, text
+from calico_k8s.render.marks import MarkLayout, Number, mark_layout
+from calico_k8s.render.names import ROOTS, dst_ipset, self_ipset, src_ipset
+from calico_k8s.render.settings import RenderConfig
+from calico_k8s.render.tables import WORKLOAD_LINK_GROUP, ChainName, RuleText
+from calico_k8s.render.text import DROP, RETURN, TO_ACCEPT, Match, Target, goto, jump, rule
+
+NEIGHBOUR_TYPES = (130, 131, 132, 133, 135, 136, 143)
+"""ICMPv6 that always passes: MLD queries and reports, router solicitation, neighbour
+solicitation (duplicate address detection too) and advertisement.  Source: RFC 4890."""
+ROUTER_TYPES = (134, 137)
+"""Router advertisement and redirect: never from a pod."""
+DHCP_PORTS: Mapping[Version, tuple[int, int]] = {4: (68, 67), 6: (546, 547)}
+"""Client and server."""
+
+FROM_POD = ChainName("cali-from-pod")
+FROM_ELSEWHERE = ChainName("cali-from-elsewhere")
+ESTABLISHED_ELSEWHERE = ChainName("cali-est-elsewhere")
+UNKNOWN_SRC = ChainName("cali-unknown-src")
+UNKNOWN_DST = ChainName("cali-unknown-dst")
+UNKNOWN_TO_HOST = ChainName("cali-unknown-to-host")
+TO_POD = ChainName("cali-to-pod")
+TO_HOST = ChainName("cali-to-host")
+HOST_POLICY = ChainName("cali-host-policy")
+NEIGHBOUR_POD = ChainName("cali-nd-pod")
+NEIGHBOUR_ELSEWHERE = ChainName("cali-nd-elsewhere")
+NEIGHBOUR_HOST = ChainName("cali-nd-host")
+OUTPUT_TO_POD = ChainName("cali-output-to-pod")
+PASS = ChainName("cali-pass")
+PASS_TO_HOST = ChainName("cali-pass-to-host")
+CLEAR = ChainName("cali-clear")
+
+Chains = dict[ChainName, tuple[RuleText, ...]]
+
+
+def mangle_chains(config: RenderConfig, version: Version) -> Chains:
+    """The static chains of the mangle table; they jump to the roots of both mark trees."""
+    made = _Static(config, version)
+    return made.forward() | made.input() | made.output() | made.ends()
+
+
+def filter_chains(config: RenderConfig) -> Chains:
+    """The chain that accepts what the mangle table let through."""
+    made = _Static(config, 4)
+    return {
+        names.ACCEPT: (rule(made.no_mark, RETURN), rule(made.clear), rule(TO_ACCEPT)),
+    }
+
+
+class _Static:
+    """The words that all static chains share, from one configuration and family."""
+
+    def __init__(self, config: RenderConfig, version: Version) -> None:
+        self.config = config
+        self.version: Version = version
+        self.layout: MarkLayout = mark_layout(config.mark_mask)
+        field = self.layout.field
+        self.no_mark = text.mark_is(Number.NONE, field)
+        self.has_mark = text.mark_is_not(Number.NONE, field)
+        self.clear = text.set_mark(Number.NONE, field)
+        self.accepted = text.set_mark(self.layout.mark(Number.ACCEPTED), field)
+        self.is_accepted = text.mark_is(self.layout.mark(Number.ACCEPTED), field)
+        # Another program's rule may have restored a stale mark: only a set of ours gives one.
+        self.wipe = rule(self.has_mark, self.clear)
+        self.egress_mark = rule(text.map_mark(src_ipset(version), "src,src"))
+        self.ingress_mark = rule(text.map_mark(dst_ipset(version), "dst"))
+        self.is_uncut = text.connmark_lacks(self.layout.cut)
+        self.is_local_src = text.in_set(dst_ipset(version), "src")
+        self.accepts = config.allow_action == "accept"
+        self.accepts_to_host = config.pod_to_host_action == "accept"
+        self.drops_unknown = config.unknown_endpoint_action == "deny"
+        self.drops_invalid = config.invalid_action == "drop"
+        self.ended = text.INVALID_OR_ESTABLISHED if self.drops_invalid else text.ESTABLISHED
+
+    def forward(self) -> Chains:
+        """What passes through the node."""
+        chains = self._forward_from_pod() | self._forward_from_elsewhere()
+        if self.version == 6:
+            through = RETURN if self.accepts else goto(CLEAR)
+            chains |= {
+                NEIGHBOUR_POD: (
+                    *self._icmpv6(NEIGHBOUR_TYPES, through),
+                    *self._icmpv6(ROUTER_TYPES, DROP),
+                    rule(goto(FROM_POD)),
+                ),
+                NEIGHBOUR_ELSEWHERE: (
+                    *self._icmpv6(NEIGHBOUR_TYPES, goto(PASS)),
+                    rule(goto(TO_POD)),
+                ),
+            }
+        return chains
+
+    def _forward_from_pod(self) -> Chains:
+        return {
+            names.FORWARD: (
+                self.wipe,
+                self.egress_mark,
+                rule(
+                    self.has_mark,
+                    text.ESTABLISHED,
+                    self.is_uncut,
+                    RETURN if self.accepts else goto(CLEAR),
+                ),
+                rule(self.no_mark, goto(FROM_ELSEWHERE)),
+                # Established ones that come this far are cut.
+                rule(self.ended, DROP),
+                *self._only_ipv6(NEIGHBOUR_POD),
+                rule(goto(FROM_POD)),
+            ),
+            FROM_POD: (
+                rule(jump(ROOTS[Direction.EGRESS])),
+                rule(self.accepted),
+                self.ingress_mark,
+                rule(self.is_accepted, goto(UNKNOWN_DST)),
+                *self._ask_ingress(),
+            ),
+        }
+
+    def _forward_from_elsewhere(self) -> Chains:
+        unknown_src: Chains = (
+            {UNKNOWN_SRC: (*self._neighbours(PASS), rule(DROP))} if self.drops_unknown else {}
+        )
+        return unknown_src | {
+            FROM_ELSEWHERE: (
+                *self._from_workloads(goto(UNKNOWN_SRC), is_wanted=self.drops_unknown),
+                rule(self.is_local_src, DROP),
+                rule(text.ESTABLISHED, goto(ESTABLISHED_ELSEWHERE)),
+                *self._only_ipv6(NEIGHBOUR_ELSEWHERE),
+                rule(goto(TO_POD)),
+            ),
+            ESTABLISHED_ELSEWHERE: (
+                rule(text.connmark_has(self.layout.cut), DROP),
+                *self._to_workloads(self.accepted, is_wanted=self.accepts),
+                rule(RETURN),
+            ),
+            TO_POD: (
+                self.ingress_mark,
+                rule(self.no_mark, goto(UNKNOWN_DST)),
+                *([rule(text.INVALID, DROP)] if self.drops_invalid else []),
+                *self._ask_ingress(),
+            ),
+            UNKNOWN_DST: (
+                *self._to_workloads(DROP, is_wanted=self.drops_unknown),
+                *([] if self.accepts else [rule(self.clear)]),
+                rule(RETURN),
+            ),
+        }
+
+    def _ask_ingress(self) -> tuple[RuleText, ...]:
+        """The ingress group's verdict; the number stays in the mark as the sign to accept."""
+        root = ROOTS[Direction.INGRESS]
+        if self.accepts:
+            return (rule(goto(root)),)
+        return rule(jump(root)), rule(goto(CLEAR))
+
+    def input(self) -> Chains:
+        """What pods send to the node; of everything else only stolen addresses are dropped."""
+        through = RETURN if self.accepts_to_host else goto(CLEAR)
+        chains: Chains = {
+            names.INPUT: (
+                *self._from_workloads(goto(TO_HOST), is_wanted=True),
+                rule(text.NEW, self.is_local_src, DROP),
+                rule(RETURN),
+            ),
+            TO_HOST: (
+                rule(*self._dhcp(), goto(PASS_TO_HOST)),
+                self.wipe,
+                self.egress_mark,
+                rule(self.no_mark, goto(UNKNOWN_TO_HOST)),
+                rule(text.ESTABLISHED, self.is_uncut, through),
+                rule(self.ended, DROP),
+                *self._only_ipv6(NEIGHBOUR_HOST),
+                rule(goto(HOST_POLICY)),
+            ),
+            UNKNOWN_TO_HOST: (
+                *self._neighbours(PASS_TO_HOST),
+                rule(self.is_local_src, DROP),
+                # The node's own probes of a pod that is not known yet.
+                rule(text.REPLY, goto(PASS_TO_HOST)),
+                rule(DROP if self.drops_unknown else RETURN),
+            ),
+            HOST_POLICY: (
+                rule(jump(ROOTS[Direction.EGRESS])),
+                rule(DROP if self.config.pod_to_host_action == "drop" else through),
+            ),
+            PASS_TO_HOST: (
+                rule(self.accepted if self.accepts_to_host else self.clear),
+                rule(RETURN),
+            ),
+        }
+        if self.version == 6:
+            chains[NEIGHBOUR_HOST] = (
+                *self._icmpv6(NEIGHBOUR_TYPES, through),
+                *self._icmpv6(ROUTER_TYPES, DROP),
+                rule(goto(HOST_POLICY)),
+            )
+        return chains
+
+    def output(self) -> Chains:
+        """What the node sends on for others (IPVS); its own traffic to its pods always passes.
+
+        The mark that was there is there again at the end: another would have the kernel look
+        for another route.
+        """
+        return {
+            names.OUTPUT: (
+                *self._to_workloads(
+                    goto(OUTPUT_TO_POD), text.FROM_ELSEWHERE_TO_ONE, is_wanted=True
+                ),
+                rule(RETURN),
+            ),
+            OUTPUT_TO_POD: (
+                rule(text.ESTABLISHED, self.is_uncut, RETURN),
+                rule(self.ended, DROP),
+                self.wipe,
+                self.ingress_mark,
+                rule(self.no_mark, goto(UNKNOWN_DST)),
+                rule(jump(ROOTS[Direction.INGRESS])),
+                rule(goto(CLEAR)),
+            ),
+        }
+
+    def ends(self) -> Chains:
+        """Where packets are let through or dropped."""
+        version = self.version
+        return {
+            names.DENY: (
+                # A pod reaches itself, whatever policy says of it.
+                rule(text.SAME_ENDS[version], RETURN),
+                rule(text.in_set(self_ipset(version), "dst,src"), RETURN),
+                rule(DROP),
+            ),
+            PASS: (*([rule(self.accepted)] if self.accepts else []), rule(RETURN)),
+            CLEAR: (rule(self.clear), rule(RETURN)),
+        }
+
+    def _from_workloads(self, target: Target, *, is_wanted: bool) -> list[RuleText]:
+        matches = (
+            text.from_group(WORKLOAD_LINK_GROUP),
+            *map(text.from_interface, self.config.workload_interfaces),
+        )
+        return [rule(match, target) for match in matches if is_wanted]
+
+    def _to_workloads(self, target: Target, *conditions: Match, is_wanted: bool) -> list[RuleText]:
+        matches = (
+            text.to_group(WORKLOAD_LINK_GROUP),
+            *map(text.to_interface, self.config.workload_interfaces),
+        )
+        return [rule(match, *conditions, target) for match in matches if is_wanted]
+
+    def _neighbours(self, chain: ChainName) -> Iterator[RuleText]:
+        if self.version == 6:
+            yield from self._icmpv6(NEIGHBOUR_TYPES, goto(chain))
+
+    def _only_ipv6(self, chain: ChainName) -> Iterator[RuleText]:
+        if self.version == 6:
+            yield rule(text.protocol_is(ICMPV6), goto(chain))
+
+    def _icmpv6(self, types: tuple[int, ...], target: Target) -> Iterator[RuleText]:
+        for number in types:
+            match = text.icmp_is(IcmpMatch(number), 6)
+            yield rule(text.protocol_is(ICMPV6), match, target)
+
+    def _dhcp(self) -> tuple[Match, Match]:
+        udp = PROTOCOL_NUMBERS["udp"]
+        client, server = DHCP_PORTS[self.version]
+        ports = text.ports_are(udp, PortRange(client, client), PortRange(server, server))
+        return text.protocol_is(udp), ports
