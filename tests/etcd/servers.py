@@ -120,11 +120,14 @@ class EtcdMember:
 
     def pause(self) -> None:
         """Stops it in its tracks: its connections stay, and are silent."""
-        self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)  # until each of its threads has stopped
 
     def resume(self) -> None:
         """Lets it go on after ``pause``."""
-        self._signal(signal.SIGCONT)
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Ends it as a power failure would."""
@@ -150,10 +153,6 @@ class EtcdMember:
         assert self._process is None
         shutil.rmtree(self._folder)
         shutil.copytree(backup, self._folder)
-
-    def _signal(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
 
 
 class EtcdCluster:

@@ -51,11 +51,13 @@ PAUSE_S = 0.1
 
 _PING_S = 6
 """Silence after which a member is pinged.  Source: etcd --grpc-keepalive-min-time is 5 s."""
-_PING_TIMEOUT_S = 2
+_PING_TIMEOUT_S = 3
 
 _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", _PING_S * 1000),
     ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_S * 1000),
+    # grpc 1.85 waits this long for a ping's answer, 60 s unless said, whatever the line above says
+    ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_S * 1000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", -1),  # 4 MiB unless said
