@@ -59,6 +59,9 @@ class IpsetDriver:
         self._states: dict[IpsetName, _IpsetState] = {}
         self._dirty: set[IpsetName] = set()
         self._stale: set[IpsetName] = set()
+        """Sets of ours in the kernel that nobody desires."""
+        self._dropped: dict[IpsetName, _IpsetState] = {}
+        """Those of the stale ones whose members are known, should they be desired again."""
         self.needs_resync = True
 
     def close(self) -> None:
@@ -67,10 +70,14 @@ class IpsetDriver:
 
     def set_ipset(self, ipset: KernelIpset, members: Iterable[KernelMember]) -> None:
         """The set should exist with exactly these members."""
-        state = self._states.get(ipset.name)
-        if state is None or state.ipset != ipset:
-            state = self._states[ipset.name] = _IpsetState(ipset)
-            self.needs_resync = self.needs_resync or ipset.name in self._stale
+        state = self._states.pop(ipset.name, None) or self._dropped.pop(ipset.name, None)
+        if state is not None and state.ipset != ipset:
+            self.needs_resync = True  # the kernel may hold the old one
+            state = None
+        elif state is None and ipset.name in self._stale:
+            self.needs_resync = True
+        self._stale.discard(ipset.name)
+        state = self._states[ipset.name] = state or _IpsetState(ipset)
         state.replace(members)
         self._dirty.add(ipset.name)
 
@@ -79,6 +86,7 @@ class IpsetDriver:
         state = self._states.pop(name, None)
         self._dirty.discard(name)
         if state is not None and state.exists:
+            self._dropped[name] = state
             self._stale.add(name)
 
     def add_members(self, name: IpsetName, members: Iterable[KernelMember]) -> None:
@@ -95,6 +103,11 @@ class IpsetDriver:
             state.remove(member)
         self._dirty.add(name)
 
+    def replaced_members(self, name: IpsetName) -> tuple[KernelMember, ...]:
+        """The desired members of a set that are programmed with another mark."""
+        tracker = self._states[name].tracker
+        return tuple(tracker.desired[key] for key in tracker.updates if key in tracker.programmed)
+
     @property
     def is_in_sync(self) -> bool:
         """Nothing to write, as far as is known."""
@@ -110,6 +123,7 @@ class IpsetDriver:
             name: header for name, header in self._socket.headers().items() if is_our_ipset(name)
         }
         self._stale = {name for name in headers if name not in self._states}
+        self._dropped.clear()
         drifted = 0
         for name, state in self._states.items():
             header = headers.get(name)
@@ -183,6 +197,7 @@ class IpsetDriver:
                 if code not in _REFERENCED:
                     raise ipset_error(f"ipset destroy {name}", code)
         self._stale = set(left)
+        self._dropped = {name: state for name, state in self._dropped.items() if name in left}
         return frozenset(left)
 
     def _resync_if_needed(self) -> None:

@@ -151,13 +151,25 @@ def test_a_set_that_a_rule_uses_stays_until_the_rule_is_gone(driver: IpsetDriver
     assert names() == []
 
 
-def test_a_set_asked_for_again_before_it_was_destroyed_is_read_back(driver: IpsetDriver) -> None:
-    driver.set_ipset(ipset("cali4-a"), members("10.0.0.1"))
+def test_a_set_asked_for_again_before_it_was_destroyed_is_changed_and_not_made_anew(
+    driver: IpsetDriver,
+) -> None:
+    driver.set_ipset(ipset("cali4-a"), members("10.0.0.1", "10.0.0.3"))
     apply_all(driver)
     driver.drop_ipset(IpsetName("cali4-a"))
-    driver.set_ipset(ipset("cali4-a"), members("10.0.0.2"))
+    driver.set_ipset(ipset("cali4-a"), members("10.0.0.2", "10.0.0.3"))
+    assert not driver.needs_resync
     assert apply_all(driver) == 2
-    assert listed("cali4-a") == ["10.0.0.2"]
+    assert listed("cali4-a") == ["10.0.0.2", "10.0.0.3"]
+    assert driver.is_in_sync
+
+
+def test_a_set_asked_for_with_another_type_replaces_the_old_one(driver: IpsetDriver) -> None:
+    driver.set_ipset(ipset("cali4-a"), members("10.0.0.1"))
+    apply_all(driver)
+    driver.set_ipset(ipset("cali4-a", "hash:net"), members("10.0.0.0/8"))
+    apply_all(driver)
+    assert listed("cali4-a") == ["10.0.0.0/8"]
 
 
 def test_a_net_of_length_zero_shares_its_halves_with_whoever_asks_for_them(
