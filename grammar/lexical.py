@@ -4,6 +4,8 @@ In: patterns and names.  Out: pyparsing elements that
 
 - match one token and the blanks after it, so that every element begins where its token begins;
 - skip nothing by themselves (pyparsing would skip line ends);
+- have actions of three arguments (of others pyparsing finds out the number by trial, while it reads
+  the first texts, which goes wrong when two threads read them);
 - end every choice in :func:`otherwise`, which raises our own error with all that could have stood
   there.  pyparsing lets a foreign exception through at once: its own messages are never seen, no
   alternative is tried twice, and packrat would have nothing to save.
@@ -109,7 +111,8 @@ def _advise_on_characters(found: str) -> str | None:
 def top(element: ParserElement) -> ParserElement:
     """The element as a whole grammar, for :func:`read`."""
     # pyparsing would turn tabs into spaces first, and every offset behind one would be wrong.
-    return element.parse_with_tabs()
+    # It would also put its elements in order while it reads the first text, in whose thread ever.
+    return element.parse_with_tabs().streamline()
 
 
 def read(grammar: ParserElement, text: str) -> object:

@@ -176,14 +176,16 @@ def _operation() -> ParserElement:
 def _has() -> ParserElement:
     """``"has(" label ")"``."""
     label = _label() | _expect("a label")
-    return (token(r"has\(") + label + _close(r"\)")).add_parse_action(lambda found: Has(found[1]))
+    return (token(r"has\(") + label + _close(r"\)")).add_parse_action(
+        lambda _, __, found: Has(found[1])
+    )
 
 
 def _everything() -> ParserElement:
     """``"all()" | "global()"``."""
     every = token(r"all\(").add_parse_action(replace_with(All()))
     outside = token(r"global\(").add_parse_action(replace_with(Global()))
-    return ((every | outside) + _close(r"\)")).add_parse_action(lambda found: found[0])
+    return ((every | outside) + _close(r"\)")).add_parse_action(lambda _, __, found: found[0])
 
 
 def _close(pattern: str) -> ParserElement:
@@ -195,7 +197,7 @@ def _label_comparison() -> ParserElement:
     not_a_call = r"(?!(?:has|all|global)\()"
     comparison = _string_comparison() | _set_comparison() | _expect(*_OPERATORS)
     return (_label(not_a_call) + comparison).add_parse_action(
-        lambda found: found[1](found[0], found[2])
+        lambda _, __, found: found[1](found[0], found[2])
     )
 
 
@@ -220,9 +222,9 @@ def _string_comparison() -> ParserElement:
     operator = token(
         r"(?P<equal>==)|(?P<not_equal>!=)|(?P<contains>contains)"
         rf"|(?P<starts_with>starts{BLANKS}with)|(?P<ends_with>ends{BLANKS}with)"
-    ).add_parse_action(lambda found: _OPERATOR_CLASSES[str(match_of(found).lastgroup)])
+    ).add_parse_action(lambda _, __, found: _OPERATOR_CLASSES[str(match_of(found).lastgroup)])
     string = token(_STRING).add_parse_action(
-        lambda found: match_of(found).group().rstrip(" \t")[1:-1]
+        lambda _, __, found: match_of(found).group().rstrip(" \t")[1:-1]
     )
     return operator + (string | _expect("a string in quotes"))
 
@@ -238,10 +240,10 @@ def _set() -> ParserElement:
     """``set := "{" [ string ("," string)* [","] ] "}"``."""
     opened = token(r"\{") | _expect("'{'")
     strings = token(rf"(?:(?:{_STRING}){BLANKS},{BLANKS})*(?:{_STRING})?").add_parse_action(
-        lambda found: tuple(sorted(set(_strings(match_of(found).group()))))
+        lambda _, __, found: tuple(sorted(set(_strings(match_of(found).group()))))
     )
     closed = token(r"\}") | here().add_parse_action(_refuse_in_set)
-    return (opened + strings + closed).add_parse_action(lambda found: found[1])
+    return (opened + strings + closed).add_parse_action(lambda _, __, found: found[1])
 
 
 _ONE_STRING = re.compile(_STRING)

@@ -194,7 +194,7 @@ _expect = _EXPECTATION.otherwise
 def _statement() -> ParserElement:
     """``statement := action [protocol] ["from" match...] ["to" match...]``."""
     action = keyword("allow|deny").add_parse_action(
-        lambda found: Action(match_of(found)["keyword"].lower())
+        lambda _, __, found: Action(match_of(found)["keyword"].lower())
     )
     after_action = _transport() | _icmp() | _clauses(*_PROTOCOLS)
     whole = (action | _expect("'allow'", "'deny'")) + after_action
@@ -216,7 +216,7 @@ def _icmp() -> ParserElement:
 
 def _protocol(names: str) -> ParserElement:
     return keyword(names).add_parse_action(
-        lambda found: Protocol(match_of(found)["keyword"].lower())
+        lambda _, __, found: Protocol(match_of(found)["keyword"].lower())
     )
 
 
@@ -232,7 +232,7 @@ def _clause(side: Side) -> ParserElement:
     """``("from" | "to") match...``."""
     matches = OneOrMore(_match()) | _expect(*_MATCHES[side])
     return (keyword(side.value) + matches).add_parse_action(
-        lambda found: ClausePiece(side, tuple(found[1:]))
+        lambda _, __, found: ClausePiece(side, tuple(found[1:]))
     )
 
 
@@ -284,7 +284,7 @@ def _read_list(text: str, _: int, found: ParseResults) -> MatchPiece:
     return MatchPiece(PortsMatch(canonical_ports(ports)), keyword, words)
 
 
-def _read_selector(found: ParseResults) -> MatchPiece:
+def _read_selector(_: str, __: int, found: ParseResults) -> MatchPiece:
     return MatchPiece(SelectorMatch(found[1]), _keyword(match_of(found)))
 
 
