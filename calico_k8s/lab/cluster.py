@@ -5,12 +5,16 @@ joined as :mod:`calico_k8s.lab.topology` draws; nothing in the machine's own nam
 services and probes are put on top by others.
 """
 
+import array
 import atexit
+import fcntl
 import itertools
 import shutil
+import socket
+import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -41,6 +45,7 @@ RUN_DIRECTORY = Path("/run/calico-k8s/lab")
 
 LINKS_TIMEOUT_S = 5.0
 LINKS_POLL_S = 0.002
+_SIOCETHTOOL, _ETHTOOL_GLINK = 0x8946, 0xA  # linux/sockios.h, linux/ethtool.h
 
 _RUN_NUMBERS = itertools.count()
 
@@ -117,7 +122,7 @@ class Cluster:
         for site in sites:
             self._connect(site)
         for name in {site.pod.node for site in sites}:
-            _await_links(self.nodes[name].namespace)
+            _settle_links(self.nodes[name].namespace)
 
     def remove_pod(self, name: PodId) -> None:
         """Stops a pod and kills what runs inside; close sockets of this process in it before.
@@ -159,6 +164,8 @@ class Cluster:
                 management_address=slot.management_address,
                 xtables_lockfile=self.directory / f"{namespace.name}.xtables.lock",
             )
+        _settle_links(self._fabric)
+        _settle_links(self.control)
 
     def _router_settings(self) -> dict[str, str]:
         settings = topology.QUIET | topology.ROUTER
@@ -255,18 +262,33 @@ def sweep_dead_runs() -> list[RunId]:
     return found
 
 
-def _await_links(namespace: Namespace) -> None:
-    """Waits until every link carries packets: the kernel turns a bridge's port on a moment late.
+def _settle_links(namespace: Namespace) -> None:
+    """Makes every link carry packets now.
+
+    The end of a veth that was turned on first, and a bridge, drop packets until the kernel's link
+    watch has seen their carrier: it sees to a hundred links at once and to the next a second
+    later.  Asking for a link's state has it looked at.
 
     Raises:
-        KernelError: one does not.
+        KernelError: one does not come up.
     """
     deadline = time.monotonic() + LINKS_TIMEOUT_S
-    with entered(namespace), NetlinkSocket(NETLINK_ROUTE) as socket:
-        while unready := links.unready_links(socket.dump(links.list_links(), "link list")):
+    with entered(namespace), NetlinkSocket(NETLINK_ROUTE) as netlink:
+        while unready := links.unready_links(netlink.dump(links.list_links(), "link list")):
             if time.monotonic() > deadline:
                 raise KernelError(f"{', '.join(unready)} in {namespace.name} did not come up")
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+                for name in unready:
+                    _ask_link_state(asking, name)
             time.sleep(LINKS_POLL_S)
+
+
+def _ask_link_state(asking: socket.socket, name: str) -> None:
+    """``ethtool NAME``, its last line."""
+    value = array.array("I", [_ETHTOOL_GLINK, 0])
+    address, _length = value.buffer_info()
+    with suppress(OSError):  # a kind of link that cannot tell: the link watch will come
+        fcntl.ioctl(asking, _SIOCETHTOOL, struct.pack("16sP16x", name.encode(), address))
 
 
 def _apply(namespace: Namespace, requests: Iterable[Request]) -> None:
@@ -278,7 +300,7 @@ def _apply(namespace: Namespace, requests: Iterable[Request]) -> None:
     messages = list(requests)
     if not messages:
         return
-    with entered(namespace), NetlinkSocket(NETLINK_ROUTE) as socket:
-        for number, code in enumerate(socket.batch(messages)):
+    with entered(namespace), NetlinkSocket(NETLINK_ROUTE) as netlink:
+        for number, code in enumerate(netlink.batch(messages)):
             if code:
                 raise netlink_error(f"step {number} of {len(messages)} in {namespace.name}", code)

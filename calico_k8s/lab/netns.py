@@ -76,6 +76,31 @@ class Rooms:
         self._held.clear()
 
 
+class Traveller:
+    """Where a thread is that moves between namespaces all the time; for that thread alone."""
+
+    def __init__(self) -> None:
+        self._here: Namespace | None = None
+        self._home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+
+    def enter(self, namespace: Namespace) -> None:
+        """Moves the thread, unless it is there."""
+        if self._here is not namespace:
+            _call("setns", namespace.descriptor, _CLONE_NEWNET)
+            self._here = namespace
+
+    def leave(self) -> None:
+        """Moves the thread to where it came from: it keeps no namespace alive there."""
+        _call("setns", self._home, _CLONE_NEWNET)
+        self._here = None
+
+    def close(self) -> None:
+        """Releases the descriptor; twice is fine."""
+        if self._home >= 0:
+            os.close(self._home)
+            self._home = -1
+
+
 def run_id(number: int) -> RunId:
     """The name of this process's run of that number."""
     start = _start_time(os.getpid())
@@ -132,17 +157,15 @@ def remove_name(name: str) -> None:
     path.unlink(missing_ok=True)
 
 
-def enter(namespace: Namespace) -> None:
-    """Moves the calling thread for good: for threads that live in namespaces.  Cost: 2 us."""
-    _call("setns", namespace.descriptor, _CLONE_NEWNET)
-
-
 @contextmanager
 def entered(namespace: Namespace) -> Iterator[None]:
-    """The calling thread is inside; sockets, threads and programs it starts there stay there."""
+    """The calling thread is inside; sockets, threads and programs it starts there stay there.
+
+    Cost: some 10 us.
+    """
     before = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        enter(namespace)
+        _call("setns", namespace.descriptor, _CLONE_NEWNET)
         yield
     finally:
         _call("setns", before, _CLONE_NEWNET)

@@ -94,6 +94,9 @@ class LabPlan(msgspec.Struct, frozen=True):
     pods: tuple[LabPod, ...] = ()
     services: tuple[LabService, ...] = ()
     listen: tuple[ListenPort, ...] = ()
+    """What every pod answers on, beside echo."""
+    node_listen: tuple[ListenPort, ...] = ()
+    """What every node answers on at its own addresses."""
 
 
 def place_of(pod: PodId | NodeName) -> Place:
@@ -153,7 +156,7 @@ def check_plan(plan: LabPlan) -> None:
     of_services = [address for service in plan.services for address in service.cluster_ips]
     for address in _repeated([*of_nodes, *of_pods, *of_services]):
         raise InputError(f"address {address} is given twice: pods, nodes and services share none")
-    for port in plan.listen:
+    for port in (*plan.listen, *plan.node_listen):
         _check_port(port.protocol, port.port)
 
 

@@ -68,8 +68,10 @@ NEIGHBOURS_MAX = 600
 QUIET = {
     "net/ipv4/conf/all/rp_filter": "0",
     "net/ipv4/conf/default/rp_filter": "0",
+    "net/ipv4/ping_group_range": "0 0",
 }
-"""Every namespace: no kernel check drops a spoofed source before Felix sees it."""
+"""Every namespace: no kernel check drops a spoofed source before Felix sees it, and the kernel
+keeps each echo apart (a socket an echo) for root's group."""
 QUIET_6 = {
     f"net/ipv6/conf/{scope}/{name}": "0"
     for name in ("disable_ipv6", "accept_dad", "accept_ra", "router_solicitations")
