@@ -46,9 +46,13 @@ def keyword(words: str, then: str = "") -> Regex:
 
     The groups of its match are ``keyword`` and, of ``then``, ``rest``.
     """
+    return token(rf"(?P<keyword>{whole_word(words)}){BLANKS}(?P<rest>{then})")
+
+
+def whole_word(words: str) -> str:
+    """A pattern of one of the ``words`` in either case, and of no word that only begins so."""
     # ASCII: without it the long s and the Kelvin sign would count as s and k.
-    whole = rf"(?P<keyword>(?ai:{words}))(?![{WORD_CHARS}])"
-    return token(rf"{whole}{BLANKS}(?P<rest>{then})")
+    return rf"(?ai:{words})(?![{WORD_CHARS}])"
 
 
 def match_of(results: ParseResults) -> re.Match[str]:

@@ -44,6 +44,7 @@ from grammar.lexical import (
     match_of,
     read,
     top,
+    whole_word,
 )
 from grammar.lines import split_lines
 from grammar.nodes import (
@@ -82,6 +83,7 @@ _MATCHES = {
     Side.TO: ("'label'", "'port'", "'cidr'", "'selector'"),
 }
 _END = "the end"
+_ACTION = "allow|deny"
 _WORD = r"[^ \t]*"
 _LIST = rf"[^ \t,]*(?:{BLANKS},{BLANKS}[^ \t,]*)*"
 _SYNONYMS = {
@@ -193,31 +195,27 @@ _expect = _EXPECTATION.otherwise
 
 def _statement() -> ParserElement:
     """``statement := action [protocol] ["from" match...] ["to" match...]``."""
-    action = keyword("allow|deny").add_parse_action(
-        lambda _, __, found: Action(match_of(found)["keyword"].lower())
-    )
-    after_action = _transport() | _icmp() | _clauses(*_PROTOCOLS)
-    whole = (action | _expect("'allow'", "'deny'")) + after_action
+    action = keyword(_ACTION).add_parse_action(_read_words_of_head)
+    other = action + (_icmp() | _clauses(*_PROTOCOLS))
+    whole = _transport() | other | _expect("'allow'", "'deny'")
     return whole.add_parse_action(lambda text, _, found: compose(text, found.as_list()))
 
 
 def _transport() -> ParserElement:
-    """``"tcp" | "udp" | "sctp"``, and the rest of the statement."""
-    return _protocol("tcp|udp|sctp") + _clauses()
+    """``action ("tcp" | "udp" | "sctp")`` and the rest: most statements, so two words at once."""
+    head = keyword(_ACTION, whole_word("tcp|udp|sctp")).add_parse_action(_read_words_of_head)
+    return head + _clauses()
 
 
 def _icmp() -> ParserElement:
     """``("icmp" | "icmpv6") ["type" N ["code" N]]``, and the rest of the statement."""
+    protocol = keyword("icmp|icmpv6").add_parse_action(
+        lambda _, __, found: Protocol(match_of(found)["keyword"].lower())
+    )
     type_ = keyword("type", _WORD).add_parse_action(_read_icmp_type)
     code = keyword("code", _WORD).add_parse_action(_read_icmp_code)
     after_type = code + _clauses() | _clauses("'code'")
-    return _protocol("icmp|icmpv6") + (type_ + after_type | _clauses("'type'"))
-
-
-def _protocol(names: str) -> ParserElement:
-    return keyword(names).add_parse_action(
-        lambda _, __, found: Protocol(match_of(found)["keyword"].lower())
-    )
+    return protocol + (type_ + after_type | _clauses("'type'"))
 
 
 def _clauses(*before: str) -> ParserElement:
@@ -237,31 +235,30 @@ def _clause(side: Side) -> ParserElement:
 
 
 def _match() -> ParserElement:
-    """``match := (label | namespace) | (port | cidr) | selector``."""
-    # One token for two keywords: every alternative that fails costs as much as one that matches.
-    one = keyword("label|namespace", _WORD).add_parse_action(_read_word)
-    several = keyword("ports?|cidr", _LIST).add_parse_action(_read_list)
+    """``match := ("label" | "namespace" | "port" | "ports" | "cidr") words | selector``."""
+    # One token for all keywords: an alternative that fails costs as much as one that matches.
+    words = keyword("|".join(_READERS), _LIST).add_parse_action(_read_match)
     selector = keyword("selector") + selector_in_parentheses()
-    selector.add_parse_action(_read_selector)
-    return one | several | selector
+    return words | selector.add_parse_action(_read_selector)
 
 
 # What the words after a keyword are.
 
 
-def _read_word(text: str, _: int, found: ParseResults) -> MatchPiece:
-    """``"label" K=V | "namespace" NAME``."""
+def _read_words_of_head(_: str, __: int, found: ParseResults) -> list[Action | Protocol]:
     match = match_of(found)
-    keyword = _keyword(match)
-    if keyword.text == "namespace":
-        word = _one_word(text, match, "the name of a namespace")
-        return MatchPiece(NamespaceMatch(_value(text, word, parse_namespace)), keyword)
-    _check_equals(text, match)
-    word = _one_word(text, match, "a label like key=value")
-    return MatchPiece(_value(text, word, parse_label), keyword)
+    action, protocol = Action(match["keyword"].lower()), match["rest"].lower()
+    return [action, Protocol(protocol)] if protocol else [action]
 
 
-def _check_equals(text: str, match: re.Match[str]) -> None:
+def _read_match(text: str, _: int, found: ParseResults) -> MatchPiece:
+    match = match_of(found)
+    keyword = match["keyword"].lower()
+    return _READERS[keyword](text, match, Word(keyword, Span(*match.span("keyword"))))
+
+
+def _read_label(text: str, match: re.Match[str], keyword: Word) -> MatchPiece:
+    """``"label" K=V``."""
     if "=" not in match["rest"] and text.startswith("=", match.end()):
         raise GrammarError(
             text,
@@ -269,23 +266,42 @@ def _check_equals(text: str, match: re.Match[str]) -> None:
             hint="write key=value as one word",
             message="a label has no blanks around its '='",
         )
+    word = _one_word(text, match, "a label like key=value")
+    return MatchPiece(_value(text, word, parse_label), keyword)
 
 
-def _read_list(text: str, _: int, found: ParseResults) -> MatchPiece:
-    """``("port" | "ports") P[,P...] | "cidr" C[,C...]``."""
-    match = match_of(found)
-    keyword = _keyword(match)
-    if keyword.text == "cidr":
-        words = _words(text, match, "a CIDR")
-        cidrs = tuple([_value(text, word, parse_cidr) for word in words])
-        return MatchPiece(CidrMatch(canonical_cidrs(cidrs)), keyword, words)
+def _read_namespace(text: str, match: re.Match[str], keyword: Word) -> MatchPiece:
+    """``"namespace" NAME``."""
+    word = _one_word(text, match, "the name of a namespace")
+    return MatchPiece(NamespaceMatch(_value(text, word, parse_namespace)), keyword)
+
+
+def _read_ports(text: str, match: re.Match[str], keyword: Word) -> MatchPiece:
+    """``("port" | "ports") P[,P...]``."""
     words = _words(text, match, "a port")
     ports = tuple([_value(text, word, parse_port) for word in words])
     return MatchPiece(PortsMatch(canonical_ports(ports)), keyword, words)
 
 
+def _read_cidrs(text: str, match: re.Match[str], keyword: Word) -> MatchPiece:
+    """``"cidr" C[,C...]``."""
+    words = _words(text, match, "a CIDR")
+    cidrs = tuple([_value(text, word, parse_cidr) for word in words])
+    return MatchPiece(CidrMatch(canonical_cidrs(cidrs)), keyword, words)
+
+
+_READERS = {
+    "label": _read_label,
+    "namespace": _read_namespace,
+    "ports": _read_ports,
+    "port": _read_ports,
+    "cidr": _read_cidrs,
+}
+
+
 def _read_selector(_: str, __: int, found: ParseResults) -> MatchPiece:
-    return MatchPiece(SelectorMatch(found[1]), _keyword(match_of(found)))
+    keyword = Word("selector", Span(*match_of(found).span("keyword")))
+    return MatchPiece(SelectorMatch(found[1]), keyword)
 
 
 def _read_icmp_type(text: str, _: int, found: ParseResults) -> IcmpType:
@@ -296,10 +312,6 @@ def _read_icmp_type(text: str, _: int, found: ParseResults) -> IcmpType:
 def _read_icmp_code(text: str, _: int, found: ParseResults) -> IcmpCode:
     word = _one_word(text, match_of(found), "an ICMP code, a number")
     return IcmpCode(_value(text, word, parse_icmp_code))
-
-
-def _keyword(match: re.Match[str]) -> Word:
-    return Word(match["keyword"].lower(), Span(*match.span("keyword")))
 
 
 def _one_word(text: str, match: re.Match[str], what: str) -> Word:

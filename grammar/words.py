@@ -186,6 +186,11 @@ def parse_namespace(word: str) -> str:
     Raises:
         WordError: Kubernetes would not take the name.
     """
+    if "," in word:
+        raise WordError(
+            "'namespace' takes one name, without a comma",
+            "write a statement for each namespace",
+        )
     if word.lower() in CLAUSE_WORDS:
         raise WordError(
             f"expected the name of a namespace, found the keyword '{word}'",

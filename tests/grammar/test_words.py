@@ -170,6 +170,7 @@ def test_namespaces(word: str) -> None:
         ("a-", "is no name of a namespace"),
         ("a" * 64, "at most 63"),
         ("a\n", "is no name of a namespace"),
+        ("a,b", "takes one name, without a comma"),
         ("to", "found the keyword 'to'"),
     ],
 )
