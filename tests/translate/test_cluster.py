@@ -131,7 +131,7 @@ A, B, C, OUTSIDE = "10.0.0.1", "10.0.0.2", "10.0.1.1", "198.51.100.1"
 
 
 def test_a_closed_namespace_takes_its_own_pods_only() -> None:
-    cluster = [
+    cluster: list[KubeObject] = [
         namespace("x", "closed"),
         namespace("y"),
         pod("x/a", A),
@@ -145,7 +145,7 @@ def test_a_closed_namespace_takes_its_own_pods_only() -> None:
 
 
 def test_an_annotation_replaces_the_flag_for_its_pod_alone() -> None:
-    cluster = [
+    cluster: list[KubeObject] = [
         namespace("x"),
         pod("x/a", A, policy="allow tcp from label role=client to port 80"),
         pod("x/b", B, labels={"role": "client"}),
@@ -158,7 +158,7 @@ def test_an_annotation_replaces_the_flag_for_its_pod_alone() -> None:
 
 
 def test_the_label_of_a_pod_in_another_namespace_does_not_count() -> None:
-    cluster = [
+    cluster: list[KubeObject] = [
         namespace("x"),
         namespace("y"),
         pod("x/a", A, policy="allow from label role=client"),
@@ -169,7 +169,7 @@ def test_the_label_of_a_pod_in_another_namespace_does_not_count() -> None:
 
 def test_a_text_that_does_not_parse_closes_its_pod_even_to_services_and_no_other() -> None:
     service = open_service("x/s", {"app": "web"}, objects.ServicePort(80))
-    cluster = [
+    cluster: list[KubeObject] = [
         namespace("x"),
         service,
         pod("x/a", A, policy="alow tcp", labels={"app": "web"}),
@@ -183,7 +183,7 @@ def test_a_text_that_does_not_parse_closes_its_pod_even_to_services_and_no_other
 
 def test_an_open_service_adds_its_ports_to_an_annotation_and_a_written_deny_wins() -> None:
     service = open_service("x/s", {"app": "web"}, objects.ServicePort(80), objects.ServicePort(81))
-    cluster = [
+    cluster: list[KubeObject] = [
         namespace("x"),
         service,
         pod("x/a", A, policy="deny tcp to port 81", labels={"app": "web"}),
@@ -194,7 +194,7 @@ def test_an_open_service_adds_its_ports_to_an_annotation_and_a_written_deny_wins
 
 
 def test_a_named_target_port_is_each_pod_s_own() -> None:
-    cluster = [
+    cluster: list[KubeObject] = [
         namespace("x", "closed"),
         open_service("x/s", {"app": "web"}, objects.ServicePort(80, target_port="http")),
         pod("x/a", A, labels={"app": "web"}, ports=(objects.ContainerPort(8001, "http"),)),
@@ -209,7 +209,7 @@ def test_a_service_without_selector_opens_pods_of_its_own_namespace_only() -> No
         objects.Metadata(name="z", namespace="x", labels={"kubernetes.io/service-name": "s"}),
         (objects.SliceEndpoint((A, C)),),
     )
-    cluster = [
+    cluster: list[KubeObject] = [
         namespace("x", "closed"),
         namespace("y", "closed"),
         open_service("x/s", None, objects.ServicePort(80)),
@@ -222,7 +222,7 @@ def test_a_service_without_selector_opens_pods_of_its_own_namespace_only() -> No
 
 
 def test_a_pod_whose_namespace_is_not_there_yet_is_closed() -> None:
-    cluster = [pod("x/a", A), pod("x/b", B)]
+    cluster: list[KubeObject] = [pod("x/a", A), pod("x/b", B)]
     assert not allowed(cluster, OUTSIDE, A)
     assert allowed([namespace("x"), *cluster], OUTSIDE, A)
 
