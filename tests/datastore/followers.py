@@ -53,6 +53,10 @@ class Follower:
         time.sleep(0.05)
         return self.changes
 
+    def wait_for_value(self, value: bytes) -> None:
+        """Returns when a change to this value has come."""
+        wait_until(lambda: any(each.value == value for each in self.changes), f"{value!r}")
+
     def wait_until_open(self) -> None:
         """Returns when the store has answered the watcher."""
         wait_until(lambda: bool(self.batches) or self.has_ended, "the watcher's first batch")

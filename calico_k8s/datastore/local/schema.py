@@ -13,6 +13,9 @@ lease      when a lease ends, on the clock of one boot of the machine
 =========  ================================================================================
 
 Keys are UTF-8 and compare by their bytes, as etcd's do.
+
+Who puts a backup in the file's place removes ``-wal`` and ``-shm`` beside it first: SQLite takes
+any log of that name for the file's own.
 """
 
 import os
