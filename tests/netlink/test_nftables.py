@@ -1,0 +1,45 @@
+"""Reading nftables: generations grow by one a transaction, rules come in order."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from calico_k8s.netlink.nftables import NftSocket
+from tests.namespaces import Namespace, run
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def socket(namespace: Namespace) -> Iterator[NftSocket]:
+    socket = NftSocket()
+    yield socket
+    socket.close()
+
+
+def test_a_generation_is_one_transaction_of_any_program(socket: NftSocket) -> None:
+    before = socket.generation()
+    assert socket.generation() == before
+    run("nft", "add table inet other; add chain inet other a; add chain inet other b")
+    assert socket.generation() == before + 1
+    run("iptables-nft-restore", "--noflush", stdin="*filter\n:x - [0:0]\n-A x -j DROP\nCOMMIT\n")
+    assert socket.generation() == before + 2
+
+
+def test_rules_of_one_table_come_in_order_without_its_namesakes(socket: NftSocket) -> None:
+    for tool, table in (
+        ("iptables-nft", "filter"),
+        ("iptables-nft", "mangle"),
+        ("ip6tables-nft", "filter"),
+    ):
+        for name in ("one", "two"):
+            text = ("-m", "comment", "--comment", f"{tool} {table} {name}")
+            run(tool, "-t", table, "-A", "FORWARD", *text)
+    run("iptables-nft", "-N", "empty")
+    found = [(rule.chain, bytes(rule.attributes)) for rule in socket.rules(4, "filter")]
+    assert [chain for chain, _ in found] == ["FORWARD", "FORWARD"]
+    assert b"iptables-nft filter one\0" in found[0][1]
+    assert b"iptables-nft filter two\0" in found[1][1]
+    assert sorted(socket.chains(4, "filter")) == ["FORWARD", "empty"]
+    assert socket.chains(4, "nat") == []
+    assert socket.rules(6, "nat") == []
