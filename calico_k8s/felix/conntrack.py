@@ -72,23 +72,11 @@ class FlowCutter:
 
         ``is_denied`` must be false for flows that are none of ours to judge.
         """
-        living = [entry for entry in entries if not entry.status & IPS_DYING]
-        denied = {
-            (entry.version, entry.key)
-            for entry in living
-            if not entry.master and is_denied(judged_flow(entry))
-        }
-        to_cut: list[ConntrackEntry] = []
-        to_restore: list[ConntrackEntry] = []
-        for entry in living:
-            is_wanted = (entry.version, entry.master or entry.key) not in denied
-            is_cut = bool(entry.mark & self._bit)
-            if is_wanted == is_cut:
-                (to_restore if is_cut else to_cut).append(entry)
+        choice = choose(entries, is_denied, self._bit)
         return CutResult(
-            judged=len(living),
-            cut=self._socket.set_mark(to_cut, self._bit, self._bit),
-            restored=self._socket.set_mark(to_restore, 0, self._bit),
+            judged=choice.judged,
+            cut=self._socket.set_mark(choice.cut, self._bit, self._bit),
+            restored=self._socket.set_mark(choice.restored, 0, self._bit),
         )
 
     def restore_all(self) -> int:
@@ -99,6 +87,34 @@ class FlowCutter:
             for entry in self._socket.dump_marked(version, self._bit, self._bit)
         ]
         return self._socket.set_mark(marked, 0, self._bit)
+
+
+class Choice(NamedTuple):
+    """Which entries change."""
+
+    judged: int
+    cut: list[ConntrackEntry]
+    restored: list[ConntrackEntry]
+
+
+def choose(
+    entries: Iterable[ConntrackEntry], is_denied: Callable[[Flow], bool], bit: int
+) -> Choice:
+    """The entries whose ``bit`` is other than their flow's judgement says.  Pure."""
+    living = [entry for entry in entries if not entry.status & IPS_DYING]
+    denied = {
+        (entry.version, entry.key)
+        for entry in living
+        if not entry.master and is_denied(judged_flow(entry))
+    }
+    choice = Choice(len(living), [], [])
+    for entry in living:
+        is_now_denied = (entry.version, entry.master or entry.key) in denied
+        if is_now_denied and not entry.mark & bit:
+            choice.cut.append(entry)
+        elif not is_now_denied and entry.mark & bit:
+            choice.restored.append(entry)
+    return choice
 
 
 def judged_flow(entry: ConntrackEntry) -> Flow:

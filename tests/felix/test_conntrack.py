@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from calico_k8s.felix.conntrack import FlowCutter, judged_flow
+from calico_k8s.felix.conntrack import FlowCutter, choose, judged_flow
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.resources import IcmpMatch
-from calico_k8s.netlink.conntrack import ConntrackEntry, ConntrackTuple
+from calico_k8s.netlink.conntrack import IPS_DYING, ConntrackEntry, ConntrackTuple
 from calico_k8s.policy.match import Flow
 from tests.namespaces import Namespace, ip, new_namespace, run
 
@@ -164,3 +164,27 @@ def test_a_flow_is_judged_as_its_first_packet_met_the_rules(
     original: ConntrackTuple, reply: ConntrackTuple, expected: Flow
 ) -> None:
     assert judged_flow(entry(original, reply)) == expected
+
+
+def test_a_flow_that_another_announced_shares_its_fate() -> None:
+    tuples = (
+        ConntrackTuple(CLIENT, SERVER, 6, 1000, 21),
+        ConntrackTuple(SERVER, CLIENT, 6, 21, 1000),
+    )
+    control = entry(*tuples)._replace(key=b"control")
+    data = entry(*tuples)._replace(key=b"data", master=b"control")
+    orphan = entry(*tuples)._replace(key=b"orphan", master=b"gone", mark=BIT)
+    choice = choose([control, data, orphan], deny_all, BIT)
+    assert choice.cut == [control, data]
+    assert choice.restored == [orphan]
+    marked = [one._replace(mark=BIT | 1) for one in (control, data)]
+    assert choose(marked, deny_none, BIT).restored == marked
+
+
+def test_a_dying_entry_is_nobodys_to_judge() -> None:
+    tuples = (
+        ConntrackTuple(CLIENT, SERVER, 6, 1000, 21),
+        ConntrackTuple(SERVER, CLIENT, 6, 21, 1000),
+    )
+    dying = entry(*tuples)._replace(status=IPS_DYING)
+    assert choose([dying], deny_all, BIT) == (0, [], [])
