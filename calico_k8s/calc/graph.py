@@ -170,6 +170,18 @@ class Graph:
         self._flushed_settings, self._flushed_record = settings, self._record
         return deltas
 
+    def state(self) -> Deltas:
+        """The last flushed state whole, as the difference from nothing."""
+        endpoints = self._placement.endpoints
+        groups = {name for e in endpoints.values() for name in (e.ingress, e.egress)}
+        sets = {name: self._members.get(name) for name in self._members.ids()}
+        return Deltas(
+            ipsets_created={name: active.ipset for name, active in sets.items()},
+            members_added={name: set(active.members()) for name, active in sets.items()},
+            groups_updated={name: self._placement.group(name) for name in groups},
+            endpoints_updated=dict(endpoints),
+        )
+
     def _update_endpoint(self, endpoint: EndpointId, value: WorkloadEndpoint | None) -> None:
         changes = self._peers.update(endpoint, value)
         self._members.change_endpoints(changes.values())

@@ -262,6 +262,16 @@ class InterfaceWatcher:
             [(a, numbers[bridge]) for a, bridge in sorted(unsettled.items()) if bridge in numbers]
         )
 
+    def mark_workloads(self, state: HostState, names: Collection[str], bit: int) -> None:
+        """Set the bit in the link group of these interfaces, and clear it in others'."""
+        wrong = [
+            (link.number, link.group ^ bit)
+            for link in state.links
+            if bool(link.group & bit) != (link.name in names)
+        ]
+        if wrong:
+            self._socket.set_groups(wrong)
+
     def filter_bridges(self, names: Collection[str]) -> None:
         """Show the packets of these bridges to iptables; other bridges stay as they are."""
         for link in self._socket.links():

@@ -103,6 +103,16 @@ class IpsetDriver:
             state.remove(member)
         self._dirty.add(name)
 
+    def desired(self) -> dict[KernelIpset, tuple[KernelMember, ...]]:
+        """Every desired set with its members."""
+        return {
+            state.ipset: tuple(state.tracker.desired.values()) for state in self._states.values()
+        }
+
+    def existing(self) -> frozenset[IpsetName]:
+        """The sets of ours that the kernel holds, desired or not."""
+        return frozenset(filter(is_our_ipset, self._socket.headers()))
+
     def replaced_members(self, name: IpsetName) -> tuple[KernelMember, ...]:
         """The desired members of a set that are programmed with another mark."""
         tracker = self._states[name].tracker

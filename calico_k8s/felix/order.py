@@ -23,6 +23,9 @@ A group is *affected* when its chains change in this batch or an endpoint joins 
 Where none is, an ingress peer that goes from one allowed set to another is never denied between.
 Chains that endpoints leave stay: the agent retires them, and a later batch drops them.
 
+A set that pass rules ask can open by either change.  The endpoints that ask it are held, below,
+while it changes between steps 2 and 3, and their groups count as affected.
+
 Endpoints that move are *held* where the batch changes verdicts at more than one moment: it
 rewrites the chains of a group that has endpoints, moves endpoints' egress, moves their ingress.
 An old egress could then meet a new ingress that no state has.  A held endpoint is in a group that
@@ -44,6 +47,8 @@ class Role(Enum):
     OPENS_INGRESS = auto()
     OPENS_EGRESS = auto()
     CLOSES = auto()
+    PASSES = auto()
+    """Asked by pass rules: adding may open or close."""
     EGRESS_MAP = auto()
     """(address, interface) of local endpoints to egress group; missing is closed."""
     INGRESS_MAP = auto()
@@ -53,7 +58,7 @@ class Role(Enum):
 
 
 class ChangedSet(NamedTuple):
-    """A set whose members differ from what is programmed."""
+    """A set whose members may differ from what is programmed."""
 
     name: IpsetName
     role: Role
@@ -69,7 +74,8 @@ class Do(Enum):
     """Add the missing members, and replace the marks that differ."""
     REMOVE = auto()
     HOLD = auto()
-    """Give the members whose mark is about to be replaced the mark that denies."""
+    """Give endpoints the mark that denies: those whose mark is about to be replaced, and those
+    that ask a changed set of role PASSES."""
     WRITE_TABLES = auto()
     DESTROY = auto()
 
@@ -102,14 +108,18 @@ def steps(
     )
     loose = tuple(s.name for s in sets if s.role is Role.OPENS_INGRESS and not s.is_affected)
     closes, neutral = _names(sets, Role.CLOSES), _names(sets, Role.NEUTRAL)
+    passes, new = _names(sets, Role.PASSES), _names(sets, Role.NEW)
     maps = _names(sets, Role.EGRESS_MAP) + _names(sets, Role.INGRESS_MAP)
     before = (
         Step(Do.CREATE),
-        Step(Do.ADD, _names(sets, Role.NEW)),
+        Step(Do.ADD, new),
+        Step(Do.REMOVE, new),
         Step(Do.ADD, closes),
         Step(Do.REMOVE, maps),
-        Step(Do.HOLD, maps if sum(switches) > 1 else ()),
+        Step(Do.HOLD, maps if passes or sum(switches) > 1 else ()),
         Step(Do.REMOVE, tight),
+        Step(Do.ADD, passes),
+        Step(Do.REMOVE, passes),
     )
     after = (
         Step(Do.ADD, maps),

@@ -18,7 +18,8 @@ from calico_k8s.model.names import EndpointId, NodeName
 LEASE_S = 30
 KEEP_ALIVE_S = 10.0
 
-EndpointState = Literal["enforced", "no-interface", "no-address", "applying"]
+NodeState = Literal["waiting", "in-sync", "failing", "store-away"]
+EndpointState = Literal["enforced", "no-interface", "no-address"]
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
@@ -28,7 +29,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     pid: int
     started: float
     """Seconds since the epoch."""
-    state: Literal["waiting", "in-sync", "failing", "store-away"]
+    state: NodeState
     revision: int = 0
     """Of the datastore, that the kernel has reached."""
     backend: str = ""

@@ -48,6 +48,7 @@ _RTNEXTHOP = struct.Struct("=HBBi")
 _NDMSG = struct.Struct("=BxHiHBB")
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MASTER, IFLA_LINKINFO, IFLA_INFO_KIND = 1, 3, 10, 18, 1
+IFLA_GROUP = 27
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_MULTIPATH, RTA_TABLE, RTA_VIA = 1, 4, 5, 9, 15, 18
 NDA_DST, NDA_LLADDR = 1, 2
@@ -72,6 +73,8 @@ class Link(NamedTuple):
     """Index of the bridge (or bond, VRF) it is a port of; 0: none."""
     mac: bytes
     is_loopback: bool
+    group: int = 0
+    """The link group, as ``ip link set group`` writes it: 32 bits that any program may use."""
 
 
 class LinkAddress(NamedTuple):
@@ -210,6 +213,19 @@ class RoutingSocket:
             requests.append(Request(RTM_NEWNEIGH, NLM_F_CREATE, header + target))
         self._socket.batch(requests)
 
+    def set_groups(self, groups: Sequence[tuple[int, int]]) -> None:
+        """Give each interface, by its index, a group; one that has gone meanwhile is passed over."""
+        self._socket.batch(
+            [
+                Request(
+                    RTM_NEWLINK,
+                    0,
+                    _IFINFOMSG.pack(0, 0, link, 0, 0) + attribute(IFLA_GROUP, U32.pack(group)),
+                )
+                for link, group in groups
+            ]
+        )
+
     def filter_bridge(self, link: int) -> None:
         """Show the packets of one bridge to iptables, whatever the machine-wide setting says."""
         options = [
@@ -257,6 +273,7 @@ def _unpack_link(body: memoryview) -> Link:
     info = attributes.get(IFLA_LINKINFO)
     kind = attribute_map(info).get(IFLA_INFO_KIND) if info else None
     master = attributes.get(IFLA_MASTER)
+    group = attributes.get(IFLA_GROUP)
     return Link(
         number=index,
         name=attribute_text(attributes[IFLA_IFNAME]),
@@ -264,6 +281,7 @@ def _unpack_link(body: memoryview) -> Link:
         master=U32.unpack(master)[0] if master else 0,
         mac=bytes(attributes.get(IFLA_ADDRESS, b"")),
         is_loopback=bool(flags & IFF_LOOPBACK),
+        group=U32.unpack(group)[0] if group else 0,
     )
 
 

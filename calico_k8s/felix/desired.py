@@ -1,0 +1,343 @@
+"""What this node's kernel should hold, from what calc hands on and where endpoints are.
+
+In: :class:`~calico_k8s.calc.deltas.Deltas`, the interface of each address, the time.  Out: a
+:class:`Plan`: the sets and tables that differ from the plan before, and what each difference can
+do to a verdict.  Pure: :mod:`.kernel` carries a plan out, :mod:`.order` says in which order.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from calico_k8s.calc.deltas import Deltas, GroupId, Ipset, IpsetId, LocalEndpoint, Member, Polarity
+from calico_k8s.felix.groupbook import RETIRE_S, GroupBook
+from calico_k8s.felix.order import ChangedSet, Role, Switches
+from calico_k8s.felix.recover import Recovered
+from calico_k8s.model.addresses import Address, Version
+from calico_k8s.model.names import EndpointId
+from calico_k8s.model.resources import Direction
+from calico_k8s.render.endpoints import (
+    Attachment,
+    Numbers,
+    endpoint_ipsets,
+    render_endpoint,
+    render_ipset,
+    render_member,
+)
+from calico_k8s.render.marks import mark_layout
+from calico_k8s.render.names import dst_ipset, ipset_name, src_ipset
+from calico_k8s.render.settings import RenderConfig
+from calico_k8s.render.tables import IpsetName, KernelIpset, KernelMember, Table
+
+Attachments = Mapping[Address, Attachment]
+"""By address of an endpoint, the interface it was found behind."""
+
+Place = tuple[IpsetName, str]
+"""A set, and the text of a member of it."""
+
+
+class Plan(msgspec.Struct):
+    """The difference to the plan before."""
+
+    created: dict[IpsetName, KernelIpset] = msgspec.field(default_factory=dict)
+    added: dict[IpsetName, list[KernelMember]] = msgspec.field(default_factory=dict)
+    """A member that is there already takes the new mark."""
+    removed: dict[IpsetName, list[KernelMember]] = msgspec.field(default_factory=dict)
+    dropped: list[IpsetName] = msgspec.field(default_factory=list)
+    tables: tuple[Table, ...] = ()
+    """Every table where any chain differs; none where none does."""
+    changed: tuple[ChangedSet, ...] = ()
+    switches: Switches = Switches()
+    held: dict[IpsetName, tuple[KernelMember, ...]] = msgspec.field(default_factory=dict)
+    """Endpoints that must not open a flow while their pass sets change."""
+    touched: set[Address] = msgspec.field(default_factory=set)
+    """Local addresses whose live flows may be judged otherwise now."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the kernel is as it should be."""
+        return not (self.created or self.added or self.removed or self.dropped or self.tables)
+
+
+class Left(NamedTuple):
+    """What an earlier run of the agent left in the kernel."""
+
+    groups: Mapping[Version, Recovered] = {}
+    ipsets: frozenset[IpsetName] = frozenset()
+
+
+class Desired:
+    """The desired state; for one thread.
+
+    Cost of a plan: the groups, endpoints and members that the deltas name; where any chain
+    differs, also the tables' static chains and trees, some 3 us a group.
+    """
+
+    def __init__(
+        self,
+        config: RenderConfig,
+        versions: tuple[Version, ...],
+        left: Left,
+        now_s: float,
+    ) -> None:
+        self._config = config
+        self._versions = versions
+        self._layout = mark_layout(config.mark_mask)
+        self._groups = GroupBook(self._layout, versions, left.groups, now_s)
+        self._left_sets = left.ipsets
+        self._members_of: dict[GroupId, set[EndpointId]] = {}
+        self._endpoints: dict[EndpointId, LocalEndpoint] = {}
+        self._entries: dict[EndpointId, dict[Place, KernelMember]] = {}
+        self._attachments: Attachments = {}
+        self._ipsets: dict[IpsetId, Ipset] = {}
+        self._roles: dict[IpsetName, Role] = {}
+        self._nets: set[IpsetName] = set()
+        self._retired_sets: dict[IpsetName, float] = {}
+        self._is_first = True
+
+    @property
+    def group_count(self) -> int:
+        """How many policy groups have endpoints."""
+        return len(self._groups)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What cannot be as it should: one sentence each."""
+        return self._groups.problems
+
+    @property
+    def endpoints(self) -> Mapping[EndpointId, LocalEndpoint]:
+        """The endpoints of this node."""
+        return self._endpoints
+
+    def take(self, deltas: Deltas, attachments: Attachments, now_s: float) -> Plan:
+        """Go on to a state, and say what differs."""
+        plan = Plan()
+        if self._is_first:
+            self._start(plan)
+        rewritten = self._take_groups(deltas, now_s)
+        self._take_sets(deltas, plan, now_s)
+        joined = self._take_endpoints(deltas, attachments, rewritten, plan)
+        for name in deltas.groups_removed:
+            self._groups.remove(name, now_s)
+            self._members_of.pop(name, None)
+        if self._is_first or deltas.groups_updated or deltas.groups_removed:
+            plan.tables = self._groups.tables(self._config)
+            self._need_nets(plan)
+        self._classify(plan, deltas, rewritten, joined)
+        self._is_first = False
+        return plan
+
+    def collect(self, now_s: float) -> Plan:
+        """Drop what has been retired for long enough."""
+        plan = Plan()
+        if self._groups.collect(now_s):
+            plan.tables = self._groups.tables(self._config)
+            wanted = {made.ipset.name for made in self._groups.nets()}
+            plan.dropped += sorted(self._nets - wanted)
+            self._nets &= wanted
+        old = [name for name, since_s in self._retired_sets.items() if since_s + RETIRE_S <= now_s]
+        for name in old:
+            del self._retired_sets[name]
+        plan.dropped += old
+        for name in plan.dropped:
+            del self._roles[name]
+        return plan
+
+    def everything(self) -> tuple[ChangedSet, ...]:
+        """Every set, as if each differed and every group were affected: to mend any state."""
+        return tuple(ChangedSet(name, role, is_affected=True) for name, role in self._roles.items())
+
+    def _start(self, plan: Plan) -> None:
+        for version in self._versions:
+            for ipset in endpoint_ipsets(version):
+                plan.created[ipset.name] = ipset
+                self._roles[ipset.name] = Role.NEUTRAL
+            self._roles[src_ipset(version)] = Role.EGRESS_MAP
+            self._roles[dst_ipset(version)] = Role.INGRESS_MAP
+
+    def _take_groups(self, deltas: Deltas, now_s: float) -> set[GroupId]:
+        """The groups that had endpoints already and have other rules now."""
+        for group in deltas.groups_updated.values():
+            self._groups.update(group, now_s)
+        return {name for name in deltas.groups_updated if self._members_of.get(name)}
+
+    def _take_sets(self, deltas: Deltas, plan: Plan, now_s: float) -> None:
+        for ipset in deltas.ipsets_created.values():
+            self._ipsets[ipset.id] = ipset
+            for version in self._versions:
+                made = render_ipset(ipset, version)
+                plan.created[made.name] = made
+                self._roles[made.name] = _role(ipset)
+                self._retired_sets.pop(made.name, None)
+        for changes, words in (
+            (deltas.members_added, plan.added),
+            (deltas.members_removed, plan.removed),
+        ):
+            for identity, members in changes.items():
+                for version, member in map(render_member, members):
+                    if identity in self._ipsets and version in self._versions:
+                        words.setdefault(ipset_name(identity, version), []).append(member)
+        for identity in deltas.ipsets_removed:
+            self._ipsets.pop(identity, None)
+            names = (ipset_name(identity, version) for version in self._versions)
+            self._retired_sets.update((name, now_s) for name in names if name in self._roles)
+
+    def _take_endpoints(
+        self,
+        deltas: Deltas,
+        attachments: Attachments,
+        rewritten: set[GroupId],
+        plan: Plan,
+    ) -> set[GroupId]:
+        """Place endpoints; the groups that some joined or left."""
+        stale = set(deltas.endpoints_updated)
+        stale |= {e for group in rewritten for e in self._members_of[group]}
+        stale |= self._relocated(attachments)
+        self._attachments = attachments
+        joined: set[GroupId] = set()
+        before: dict[Place, KernelMember] = {}
+        after: dict[Place, KernelMember] = {}
+        for identity in sorted(deltas.endpoints_removed | stale):
+            before |= self._entries.pop(identity, {})
+            old = self._endpoints.pop(identity, None)
+            new = None if identity in deltas.endpoints_removed else old
+            new = deltas.endpoints_updated.get(identity, new)
+            joined |= self._regroup(old, new)
+            if new is not None:
+                self._endpoints[identity] = new
+                self._entries[identity] = self._place(new)
+                after |= self._entries[identity]
+        self._note_entries(before, after, plan)
+        return joined
+
+    def _relocated(self, attachments: Attachments) -> set[EndpointId]:
+        if attachments is self._attachments:
+            return set()
+        return {
+            endpoint.id
+            for endpoint in self._endpoints.values()
+            if any(self._attachments.get(a) != attachments.get(a) for a in endpoint.addresses)
+        }
+
+    def _regroup(self, old: LocalEndpoint | None, new: LocalEndpoint | None) -> set[GroupId]:
+        left = {old.ingress, old.egress} if old is not None else set()
+        entered = {new.ingress, new.egress} if new is not None else set()
+        endpoint = new or old
+        if endpoint is not None:
+            for group in left - entered:
+                self._members_of[group].discard(endpoint.id)
+            for group in entered - left:
+                self._members_of.setdefault(group, set()).add(endpoint.id)
+        return left ^ entered
+
+    def _place(self, endpoint: LocalEndpoint) -> dict[Place, KernelMember]:
+        found = (self._attachments.get(address) for address in endpoint.addresses)
+        attachment = next((each for each in found if each is not None), None)
+        numbers = Numbers(
+            egress=self._groups[endpoint.egress].number,
+            ingress=self._groups[endpoint.ingress].number,
+        )
+        entries = render_endpoint(endpoint, attachment, numbers, self._layout)
+        return {(name, member.text): member for name, member in entries if name in self._roles}
+
+    def _note_entries(
+        self,
+        before: Mapping[Place, KernelMember],
+        after: Mapping[Place, KernelMember],
+        plan: Plan,
+    ) -> None:
+        moved: set[Role] = set()
+        for place, member in after.items():
+            if before.get(place) != member:
+                plan.added.setdefault(place[0], []).append(member)
+                if place in before:
+                    moved.add(self._roles[place[0]])
+        for place in before.keys() - after.keys():
+            plan.removed.setdefault(place[0], []).append(before[place])
+        plan.switches = Switches(egress=Role.EGRESS_MAP in moved, ingress=Role.INGRESS_MAP in moved)
+
+    def _need_nets(self, plan: Plan) -> None:
+        for made in self._groups.nets():
+            name = made.ipset.name
+            if name not in self._nets:
+                self._nets.add(name)
+                self._roles[name] = Role.NEUTRAL  # its members never change
+                plan.created[name] = made.ipset
+                plan.added[name] = list(made.members)
+
+    def _classify(
+        self, plan: Plan, deltas: Deltas, rewritten: set[GroupId], joined: set[GroupId]
+    ) -> None:
+        """Say of each changed set what its change can do, and what must wait meanwhile."""
+        changed = frozenset(deltas.members_added.keys() | deltas.members_removed.keys())
+        passing = frozenset(
+            i for i in changed if i in self._ipsets and self._ipsets[i].polarity is Polarity.MOVES
+        )
+        passed = self._groups.asking(passing) if passing else set()
+        affected = {g for g in rewritten | joined | passed if g in self._groups}
+        asked = {
+            ipset_name(identity, version)
+            for group in affected
+            for identity in self._groups[group].asked()
+            for version in self._versions
+        }
+        names = plan.created.keys() | plan.added.keys() | plan.removed.keys()
+        plan.changed = tuple(
+            ChangedSet(name, self._role_now(name, plan), self._is_first or name in asked)
+            for name in sorted(names)
+        )
+        if self._is_first:
+            plan.switches = Switches(chains=True, egress=True, ingress=True)
+        elif rewritten:
+            plan.switches = plan.switches._replace(chains=True)
+        plan.held = self._held(passed)
+        members = {e for group in affected for e in self._members_of.get(group, ())}
+        plan.touched = {a for e in members for a in self._endpoints[e].addresses}
+
+    def _role_now(self, name: IpsetName, plan: Plan) -> Role:
+        # On the first plan a set may be in the kernel already, with rules that ask it.
+        is_left = self._is_first and name in self._left_sets
+        return Role.NEW if name in plan.created and not is_left else self._roles[name]
+
+    def _held(self, groups: Iterable[GroupId]) -> dict[IpsetName, tuple[KernelMember, ...]]:
+        held: dict[IpsetName, list[KernelMember]] = {}
+        for group in groups:
+            role = _MAP_ROLES[self._groups[group].group.direction]
+            for endpoint in self._members_of.get(group, ()):
+                for (name, _), member in self._entries[endpoint].items():
+                    if self._roles[name] is role:
+                        held.setdefault(name, []).append(member)
+        return {name: tuple(members) for name, members in held.items()}
+
+
+_MAP_ROLES = {Direction.EGRESS: Role.EGRESS_MAP, Direction.INGRESS: Role.INGRESS_MAP}
+
+
+def changed_peers(deltas: Deltas) -> Iterator[Address]:
+    """Addresses whose membership of some set changed: single ones, not whole nets."""
+    for changes in (deltas.members_added, deltas.members_removed):
+        for members in changes.values():
+            yield from filter(None, map(_single_address, members))
+
+
+def _role(ipset: Ipset) -> Role:
+    match ipset.polarity:
+        case Polarity.OPENS if ipset.direction is Direction.INGRESS:
+            return Role.OPENS_INGRESS
+        case Polarity.OPENS:
+            return Role.OPENS_EGRESS
+        case Polarity.CLOSES:
+            return Role.CLOSES
+        case Polarity.MOVES:
+            return Role.PASSES
+        case Polarity.COUNTS:
+            return Role.NEUTRAL
+
+
+def _single_address(member: Member) -> Address | None:
+    if isinstance(member, tuple):
+        return member.address
+    address, _, length = member.partition("/")
+    return Address(address) if length in ("32", "128") else None

@@ -1,0 +1,176 @@
+"""The policy groups of this node as the kernel has them: chains, numbers, and what is retired.
+
+In: groups that come, change and go.  Out: each group's number, and whole tables.  Pure.
+
+A group that no endpoint is in any more is *retired*: its chains and number stay for
+:data:`RETIRE_S`, since packets may be inside and endpoints leave only after the chains are
+written.  :meth:`GroupBook.collect` drops it then.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from calico_k8s.calc.deltas import Group, GroupId, IpsetId
+from calico_k8s.errors import InputError
+from calico_k8s.felix.recover import NOTHING, Recovered
+from calico_k8s.model.addresses import Version
+from calico_k8s.model.resources import Direction
+from calico_k8s.render.assembly import render_tables
+from calico_k8s.render.groups import RenderedGroup, render_group
+from calico_k8s.render.marks import MarkLayout, Number, NumberAllocator
+from calico_k8s.render.names import stage_chain
+from calico_k8s.render.rules import NetsIpset
+from calico_k8s.render.settings import RenderConfig
+from calico_k8s.render.tables import ChainName, Table
+
+RETIRE_S = 10.0
+"""How long chains, numbers and sets outlive their last endpoint."""
+
+ByVersion = dict[Version, RenderedGroup]
+
+
+class LiveGroup(msgspec.Struct, frozen=True):
+    """A group and how it stands in the kernel."""
+
+    group: Group
+    rendered: ByVersion
+    number: int
+
+    @property
+    def has_chains(self) -> bool:
+        """Whether the mark tree leads to chains of its own."""
+        return self.number not in (Number.ALLOW_ALL, Number.HELD)
+
+    def asked(self) -> Iterator[IpsetId]:
+        """The sets of peers that its rules ask."""
+        for stage in self.group.stages:
+            for rule in stage.rules:
+                if rule.peer_ipset is not None:
+                    yield rule.peer_ipset.id
+                yield from (ipset.id for ipset in rule.peer_not_ipsets)
+
+
+class _Retired(msgspec.Struct, frozen=True):
+    since_s: float
+    direction: Direction
+    rendered: ByVersion
+
+
+class GroupBook:
+    """All groups of both directions; ``recovered`` is what an earlier run left in the kernel."""
+
+    def __init__(
+        self,
+        layout: MarkLayout,
+        versions: tuple[Version, ...],
+        recovered: Mapping[Version, Recovered],
+        now_s: float,
+    ) -> None:
+        self._versions = versions
+        self._live: dict[GroupId, LiveGroup] = {}
+        self._retired: dict[ChainName, _Retired] = {}
+        self._homeless: dict[ChainName, str] = {}
+        first = next(iter(recovered.values()), NOTHING)
+        self._allocators = {d: NumberAllocator(layout, first.numbers[d]) for d in Direction}
+        for direction in Direction:
+            for chain in first.numbers[direction]:
+                found = {v: r.groups[chain] for v, r in recovered.items() if chain in r.groups}
+                self._retired[chain] = _Retired(now_s, direction, found)
+
+    def __len__(self) -> int:
+        """How many groups have endpoints."""
+        return len(self._live)
+
+    def __getitem__(self, name: GroupId) -> LiveGroup:
+        """A live group."""
+        return self._live[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether the group is live."""
+        return name in self._live
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What cannot be as it should: one sentence each."""
+        return tuple(sorted(set(self._homeless.values())))
+
+    def asking(self, ipsets: frozenset[IpsetId]) -> set[GroupId]:
+        """The live groups that ask one of these sets.  Cost: O(rules)."""
+        return {n for n, live in self._live.items() if not ipsets.isdisjoint(live.asked())}
+
+    def update(self, group: Group, now_s: float) -> LiveGroup:
+        """Take in a new group, or a group's new rules.
+
+        Where the mark mask has no room for one more, its endpoints take no new flow.
+        """
+        rendered = {version: render_group(group, version) for version in self._versions}
+        chain = stage_chain(group.id, group.direction)
+        if all(each.allows_all for each in rendered.values()):
+            self._retire(self._live.get(group.id), now_s)
+            number: int = Number.ALLOW_ALL
+        else:
+            number = self._assign(group.direction, chain, now_s)
+        self._live[group.id] = LiveGroup(group, rendered, number)
+        return self._live[group.id]
+
+    def remove(self, name: GroupId, now_s: float) -> None:
+        """No endpoint is in the group any more."""
+        live = self._live.pop(name, None)
+        if live is not None:
+            self._homeless.pop(stage_chain(name, live.group.direction), None)
+        self._retire(live, now_s)
+
+    def collect(self, now_s: float) -> bool:
+        """Drop what has been retired for long enough; whether there was something."""
+        gone = [c for c, retired in self._retired.items() if retired.since_s + RETIRE_S <= now_s]
+        for chain in gone:
+            direction = self._retired.pop(chain).direction
+            self._allocators[direction].release(chain, now_s)
+        return bool(gone)
+
+    def nets(self) -> Iterable[NetsIpset]:
+        """The sets of nets that live and retired groups ask."""
+        for each in self._all_rendered():
+            for rendered in each.values():
+                yield from rendered.nets
+
+    def tables(self, config: RenderConfig) -> tuple[Table, ...]:
+        """Every table, with retired groups beside the live."""
+        leaves: dict[Direction, dict[ChainName, int]] = {d: {} for d in Direction}
+        for live in self._live.values():
+            if live.has_chains:
+                chain = stage_chain(live.group.id, live.group.direction)
+                leaves[live.group.direction][chain] = live.number
+        for chain, retired in self._retired.items():
+            allocator = self._allocators[retired.direction]
+            leaves[retired.direction][chain] = allocator.assign(chain, retired.since_s)
+        groups = [*self._all_rendered()]
+        return tuple(
+            table
+            for version in self._versions
+            for table in render_tables(
+                config, version, (g[version] for g in groups if version in g), leaves
+            )
+        )
+
+    def _assign(self, direction: Direction, chain: ChainName, now_s: float) -> int:
+        self._retired.pop(chain, None)
+        try:
+            number = self._allocators[direction].assign(chain, now_s)
+        except InputError as error:
+            self._homeless[chain] = str(error)
+            return Number.HELD
+        self._homeless.pop(chain, None)
+        return number
+
+    def _all_rendered(self) -> Iterator[ByVersion]:
+        for live in self._live.values():
+            if live.has_chains:
+                yield live.rendered
+        yield from (retired.rendered for retired in self._retired.values())
+
+    def _retire(self, live: LiveGroup | None, now_s: float) -> None:
+        if live is not None and live.has_chains:
+            chain = stage_chain(live.group.id, live.group.direction)
+            self._retired[chain] = _Retired(now_s, live.group.direction, live.rendered)

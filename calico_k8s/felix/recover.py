@@ -1,0 +1,53 @@
+"""What an earlier run of the agent left in the mangle table: its groups' numbers and chains.
+
+In: the text of ``iptables-save``.  Out: which number each group's first chain has, and every
+group's chains as they stand.  A restarted agent goes on with the numbers, so that nothing differs
+that need not, and keeps the chains of groups it no longer wants until their endpoints have left.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from calico_k8s.model.resources import Direction
+from calico_k8s.render.dispatch import parse_leaf
+from calico_k8s.render.groups import RenderedGroup
+from calico_k8s.render.marks import MarkLayout
+from calico_k8s.render.tables import ChainName, RuleText
+
+_RULE = re.compile(r"^-A (cali-\S+) (.*)$", re.MULTILINE)
+_HASH = re.compile(r'-m comment --comment "?cali:\S+?"? ')
+_STAGE = re.compile(r"^cali-([ei])\d+-(.+)$")
+_DIRECTIONS = {"e": Direction.EGRESS, "i": Direction.INGRESS}
+
+
+class Recovered(NamedTuple):
+    """What was found; empty on a node without chains of ours."""
+
+    numbers: Mapping[Direction, Mapping[ChainName, int]]
+    groups: Mapping[ChainName, RenderedGroup]
+    """By first chain, without the sets of nets that they ask: those are found by name."""
+
+
+NOTHING = Recovered({direction: {} for direction in Direction}, {})
+
+
+def recover(saved: str, layout: MarkLayout) -> Recovered:
+    """What one family's saved table tells."""
+    numbers: dict[Direction, dict[ChainName, int]] = {direction: {} for direction in Direction}
+    stages: dict[tuple[str, str], dict[ChainName, list[RuleText]]] = {}
+    for chain, written in _RULE.findall(saved):
+        text = RuleText(_HASH.sub("", written))
+        stage = _STAGE.match(chain)
+        if stage is not None:
+            chains = stages.setdefault((stage[1], stage[2]), {})
+            chains.setdefault(ChainName(chain), []).append(text)
+            continue
+        leaf = parse_leaf(text, layout)
+        if leaf is not None and (named := _STAGE.match(leaf.chain)) is not None:
+            numbers[_DIRECTIONS[named[1]]][leaf.chain] = leaf.number
+    groups = (
+        RenderedGroup({chain: tuple(chains[chain]) for chain in sorted(chains)})
+        for chains in stages.values()
+    )
+    return Recovered(numbers, {group.entry: group for group in groups})
