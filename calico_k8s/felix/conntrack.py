@@ -100,19 +100,23 @@ class Choice(NamedTuple):
 def choose(
     entries: Iterable[ConntrackEntry], is_denied: Callable[[Flow], bool], bit: int
 ) -> Choice:
-    """The entries whose ``bit`` is other than their flow's judgement says.  Pure."""
+    """The entries whose ``bit`` is other than their flow's judgement says.  Pure.
+
+    An announced flow whose announcer is not among ``entries`` stays as it is.
+    """
     living = [entry for entry in entries if not entry.status & IPS_DYING]
-    denied = {
-        (entry.version, entry.key)
+    is_denied_by_key = {
+        (entry.version, entry.key): is_denied(judged_flow(entry))
         for entry in living
-        if not entry.master and is_denied(judged_flow(entry))
+        if not entry.master
     }
     choice = Choice(len(living), [], [])
     for entry in living:
-        is_now_denied = (entry.version, entry.master or entry.key) in denied
-        if is_now_denied and not entry.mark & bit:
+        is_cut = bool(entry.mark & bit)
+        is_wanted_cut = is_denied_by_key.get((entry.version, entry.master or entry.key), is_cut)
+        if is_wanted_cut and not is_cut:
             choice.cut.append(entry)
-        elif not is_now_denied and entry.mark & bit:
+        elif is_cut and not is_wanted_cut:
             choice.restored.append(entry)
     return choice
 

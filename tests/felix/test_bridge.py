@@ -235,6 +235,13 @@ def test_clean_removes_the_table(driver: BridgeDriver) -> None:
     assert run("nft", "list", "tables") == ""
 
 
+def test_clean_without_nft_has_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    clean_bridges()
+    with pytest.raises(KernelError, match="nft was not found"):
+        BridgeDriver().resync()
+
+
 def test_a_node_without_pods_on_bridges_has_no_elements() -> None:
     assert (
         bridge_elements(Interfaces(own_addresses=frozenset({Address("10.0.0.1")}))) == frozenset()

@@ -2,7 +2,7 @@
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -173,12 +173,24 @@ def test_a_flow_that_another_announced_shares_its_fate() -> None:
     )
     control = entry(*tuples)._replace(key=b"control")
     data = entry(*tuples)._replace(key=b"data", master=b"control")
-    orphan = entry(*tuples)._replace(key=b"orphan", master=b"gone", mark=BIT)
-    choice = choose([control, data, orphan], deny_all, BIT)
-    assert choice.cut == [control, data]
-    assert choice.restored == [orphan]
+    choice = choose([data, control], deny_all, BIT)
+    assert choice.cut == [data, control]
+    assert choice.restored == []
     marked = [one._replace(mark=BIT | 1) for one in (control, data)]
     assert choose(marked, deny_none, BIT).restored == marked
+
+
+@pytest.mark.parametrize("mark", [0, BIT])
+@pytest.mark.parametrize("judgement", [deny_all, deny_none])
+def test_a_flow_whose_announcer_is_not_judged_beside_it_stays_as_it_is(
+    mark: int, judgement: Callable[[Flow], bool]
+) -> None:
+    tuples = (
+        ConntrackTuple(CLIENT, SERVER, 6, 1000, 21),
+        ConntrackTuple(SERVER, CLIENT, 6, 21, 1000),
+    )
+    data = entry(*tuples)._replace(key=b"data", master=b"elsewhere", mark=mark)
+    assert choose([data], judgement, BIT) == (1, [], [])
 
 
 def test_a_dying_entry_is_nobodys_to_judge() -> None:

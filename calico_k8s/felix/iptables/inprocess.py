@@ -99,7 +99,10 @@ def split_plan(plan: Plan) -> list[Edit] | None:
 def _split_line(line: str) -> Edit | None:
     if line.startswith(":"):
         return Edit(":", line[1:].partition(" ")[0], 0, None)
-    verb, chain, *words = shlex.split(line)
+    try:
+        verb, chain, *words = shlex.split(line)
+    except ValueError:  # an open quote: iptables-restore says so with its line
+        return None
     if verb == "-X":
         return Edit(verb, chain, 0, None)
     place = int(words.pop(0)) - 1 if verb == "-I" else 0
@@ -199,11 +202,16 @@ def _xtables_lock(timeout_s: float) -> Iterator[None]:
     """The lock every legacy iptables program takes; a new open file each time, as they do.
 
     Raises:
+        InProcessRefusal: the file cannot be opened.
         IptablesError: another program held it for all of the time.
     """
     path = Path(os.environ.get("XTABLES_LOCKFILE") or DEFAULT_LOCK)
     end = time.monotonic() + timeout_s
-    with path.open("a", encoding="ascii") as file:
+    try:
+        file = path.open("a", encoding="ascii")
+    except OSError as error:
+        raise InProcessRefusal(f"xtables lock {path}: {error.strerror}") from error
+    with file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

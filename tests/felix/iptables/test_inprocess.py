@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from calico_k8s.errors import IptablesError
-from calico_k8s.felix.iptables.inprocess import LINES_MAX, edit_table, load, split_plan
+from calico_k8s.felix.iptables.inprocess import (
+    LINES_MAX,
+    InProcessRefusal,
+    edit_table,
+    load,
+    split_plan,
+)
 from calico_k8s.felix.iptables.plan import Plan
 from calico_k8s.felix.iptables.programs import Backend, restore, save
 from calico_k8s.model.addresses import Version
@@ -118,6 +124,14 @@ def test_no_table_but_the_edited_one_is_created(namespace: Namespace, version: V
     assert Path("/proc/thread-self/net", names).read_text(encoding="ascii") == "filter\n"
 
 
+def test_without_its_lock_file_the_edit_is_left_to_iptables_restore(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XTABLES_LOCKFILE", "/nonexistent/lock")
+    with pytest.raises(InProcessRefusal, match="/nonexistent/lock"):
+        edit_table(4, "filter", [], lock_timeout_s=1)
+
+
 def test_python_iptables_can_be_used_here() -> None:
     assert load()
 
@@ -136,6 +150,7 @@ def test_python_iptables_can_be_used_here() -> None:
         "-A cali-a !",
         "-D FORWARD -j cali-a",
         "-R cali-a 1 -j DROP",
+        '-A cali-a -m comment --comment "open -j DROP',
     ],
 )
 def test_what_is_not_known_here_is_left_to_iptables_restore(line: str) -> None:
