@@ -92,6 +92,15 @@ class Agent:
         self._wake_up, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._is_stopping = False
 
+    @property
+    def is_store_away(self) -> bool:
+        """Whether the datastore cannot be reached now; set by whoever follows it."""
+        return self._report.is_store_away
+
+    @is_store_away.setter
+    def is_store_away(self, is_away: bool) -> None:
+        self._report.is_store_away = is_away
+
     def stop(self) -> None:
         """Have :meth:`run` return; from any thread, or a signal's handler."""
         self._is_stopping = True

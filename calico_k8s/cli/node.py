@@ -1,0 +1,163 @@
+"""``felix`` and its ``clean``: what runs on a node."""
+
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from calico_k8s.cli.logging import set_up_logging
+from calico_k8s.cli.options import DatastoreOptions, datastore_options, open_datastore, option
+from calico_k8s.config import OPTIONS, Layer, from_environment, resolve
+from calico_k8s.datastore.location import Access
+from calico_k8s.errors import InputError, UnavailableError
+
+DEFAULT_STATE = "/var/lib/calico-k8s/felix.state"
+FELIX_OPTIONS = (
+    "iptables-backend",
+    "mark-mask",
+    "allow-action",
+    "pod-to-host-action",
+    "unknown-endpoint-action",
+    "invalid-action",
+    "workload-interfaces",
+    "pod-cidr",
+    "cut-connections",
+    "resync-interval-s",
+    "place-check-interval-s",
+    "status-interval-s",
+    "lock-timeout-s",
+)
+"""The settings that are also options of the command; see :mod:`calico_k8s.config`."""
+
+_F = TypeVar("_F", bound=Callable[..., Any])  # Any: a command's function has any parameters
+
+
+def felix_settings(command: _F) -> _F:
+    """The agent's settings as options, collected in the parameter ``settings`` of the context."""
+    for setting in reversed([each for each in OPTIONS if each.name in FELIX_OPTIONS]):
+        command = option(
+            f"--{setting.name}",
+            metavar="VALUE",
+            help=setting.help,
+            expose_value=False,
+            callback=_keep_setting,
+        )(command)
+    return command
+
+
+def _keep_setting(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None and parameter.name is not None:
+        ctx.ensure_object(dict)
+        ctx.meta.setdefault("calico_k8s.settings", {})[parameter.name.replace("_", "-")] = value
+
+
+def setting_layers(ctx: click.Context) -> tuple[Layer, ...]:
+    """Flags, then the environment.
+
+    Raises:
+        InputError: a value of either cannot be used.
+    """
+    layers = (
+        Layer("command line", ctx.meta.get("calico_k8s.settings", {})),
+        from_environment(os.environ),
+    )
+    problems = resolve(layers).problems
+    if problems:
+        raise InputError("; ".join(problems))
+    return layers
+
+
+@click.group("felix", invoke_without_command=True)
+@option(
+    "--node", metavar="NAME", help="This node's name in Kubernetes; the host name unless given."
+)
+@option("--once", is_flag=True, help="Bring the kernel to the datastore's state and exit.")
+@option(
+    "--state-file",
+    metavar="FILE",
+    default=DEFAULT_STATE,
+    show_default=True,
+    help="What a rebooted node starts from.",
+)
+@option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What is worth a line.",
+)
+@datastore_options
+@felix_settings
+@click.pass_context
+def felix_command(
+    ctx: click.Context,
+    *,
+    node: str | None,
+    once: bool,
+    state_file: str,
+    log_level: str,
+    datastore: DatastoreOptions,
+) -> None:
+    r"""Enforce the datastore's policy on this node, as root, until stopped.
+
+    \b
+    Example:
+      calico-k8s felix --node worker-1 --datastore etcd://127.0.0.1:2379
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    require_root()
+    set_up_logging(log_level)
+    # Imported here: `felix clean` and `--help` do without.
+    from calico_k8s.felix.agent import Identity
+    from calico_k8s.felix.process import run_until_signalled, running_parts
+    from calico_k8s.model.names import NodeName
+
+    identity = Identity(NodeName(node or platform.node()), setting_layers(ctx), Path(state_file))
+    with (
+        open_datastore(datastore, Access.READ_WRITE) as store,
+        running_parts(identity, store) as agent,
+    ):
+        if not once:
+            run_until_signalled(agent)
+        elif not agent.run_once(timeout_s=ONCE_TIMEOUT_S):
+            raise UnavailableError(
+                f"the datastore was not complete, or the kernel refused, within {ONCE_TIMEOUT_S} s"
+            )
+
+
+ONCE_TIMEOUT_S = 60.0
+
+
+@felix_command.command("clean")
+@option(
+    "--lock-timeout-s",
+    type=float,
+    default=10.0,
+    show_default=True,
+    help="How long to wait for the iptables lock.",
+)
+def clean_command(lock_timeout_s: float) -> None:
+    r"""Remove every chain, rule and set of ours from this node's kernel.
+
+    \b
+    Example:
+      calico-k8s felix clean
+    """
+    require_root()
+    from calico_k8s.felix.kernel import clean_kernel
+
+    problems = clean_kernel(lock_timeout_s)
+    for problem in problems:
+        click.echo(problem, err=True)
+    click.echo("nothing of ours is left" if not problems else f"{len(problems)} things are left")
+    click.get_current_context().exit(1 if problems else 0)
+
+
+def require_root() -> None:
+    """Raise unless this process may change the kernel."""
+    if os.geteuid() != 0:
+        raise UnavailableError("this changes the kernel's rules: run it as root (sudo)")
