@@ -49,10 +49,10 @@ def render_group(group: Group, version: Version) -> RenderedGroup:
     nets: dict[str, NetsIpset] = {}
     chains: dict[ChainName, tuple[RuleText, ...]] = {}
     for place, stage in enumerate(group.stages):
-        after = names[place + 1] if place + 1 < len(names) else DENY
-        chains[names[place]] = _render_stage(group, stage, version, text.goto(after), nets)
-        if chains[names[place]] == _ALLOW_ALL:
-            break
+        after = text.goto(names[place + 1] if place + 1 < len(names) else DENY)
+        chains[names[place]] = _render_stage(group, stage, version, after, nets)
+        if not any(rule.endswith(after) for rule in chains[names[place]]):
+            break  # nothing goes on to the stages behind
     return RenderedGroup(chains, tuple(nets.values()))
 
 

@@ -248,14 +248,16 @@ class _Static:
     def ends(self) -> Chains:
         """Where packets are let through or dropped."""
         version = self.version
-        return {
+        neighbours: Chains = {}
+        if version == 6:
+            neighbours[PASS] = (*([rule(self.accepted)] if self.accepts else []), rule(RETURN))
+        return neighbours | {
             names.DENY: (
                 # A pod reaches itself, whatever policy says of it.
                 rule(text.SAME_ENDS[version], RETURN),
                 rule(text.in_set(self_ipset(version), "dst,src"), RETURN),
                 rule(DROP),
             ),
-            PASS: (*([rule(self.accepted)] if self.accepts else []), rule(RETURN)),
             CLEAR: (rule(self.clear), rule(RETURN)),
         }
 
