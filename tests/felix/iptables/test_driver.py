@@ -1,5 +1,6 @@
 """The table driver on the real kernel, for both backends and families."""
 
+import contextlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -286,3 +287,31 @@ def test_matches_with_binary_data_are_read_past(
     assert not driver.has_drifted()
     assert len(tool.chain("cali-x")) == len(rules)
     assert driver.apply() == 0
+
+
+def test_no_change_is_lost_when_another_program_writes_all_the_while(
+    driver: TableDriver, tool: Tool, backend: Backend, version: Version
+) -> None:
+    name = program_name(backend, version, "x").removesuffix("-x")
+    loop = f"for i in $(seq 40); do {name} -w -I FORWARD -i other$i -j RETURN || exit 1; done"
+    other = subprocess.Popen(["sh", "-c", loop], stderr=subprocess.DEVNULL)
+    writes = 0
+    while other.poll() is None:
+        rules = tuple(f"-i v{number} -j DROP" for number in range(writes % 5))
+        driver.set_desired(
+            table(
+                version, {"cali-a": rules}, {"FORWARD": ("-j cali-a",)}, {"FORWARD": ("-j DROP",)}
+            )
+        )
+        driver.has_drifted()
+        with contextlib.suppress(IptablesError):  # overtaken four times running: the next does it
+            driver.apply()
+        writes += 1
+    assert other.returncode == 0
+    driver.has_drifted()
+    driver.apply()
+    forward = tool.chain("FORWARD")
+    assert len(forward) == 42
+    assert sorted(forward[1:-1]) == sorted(f"-i other{n} -j RETURN" for n in range(1, 41))
+    assert forward[0].endswith("-j cali-a")
+    assert not driver.has_drifted()
