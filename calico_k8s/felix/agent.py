@@ -85,6 +85,7 @@ class Agent:
         self._desired: Desired | None = None
         self._schedule = Schedule()
         self._report = Report(identity.node, kernel.backend.value, time.time())
+        self._is_ready = False
         self._is_complete = False
         self._has_news = False
         self._retry_s = RETRY_FIRST_S
@@ -153,10 +154,10 @@ class Agent:
             value, problems = codec.decode(key, raw) if raw is not None else (None, ())
             self._report.note_stored(path, problems)
             if isinstance(key, keys.ReadyKey):
-                self._is_complete = value == Ready(True)
+                self._is_ready = value == Ready(True)
             self._graph.update(key, value)
             self._has_news = True
-        self._is_complete = self._is_complete and pending.is_in_sync
+        self._is_complete = self._is_ready and pending.is_in_sync
         if pending.values_by_key:
             self._report.seen_revision = pending.revision
 
