@@ -7,7 +7,8 @@ protocol that has them, canonical addresses and selectors), and nothing more.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from itertools import product
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
@@ -129,7 +130,7 @@ origins = st.builds(
     index=st.integers(-1, 2),
 )
 
-# One criterion each; an entity has up to three of them.
+# One criterion each; an entity has up to three of them, mostly one or none.
 _PLACES: tuple[dict[str, Any], ...] = (  # Any: the value of the field it is keyed by
     *({field: tag} for field in ("tag", "not_tag") for tag in TAGS),
     *({field: text} for field in ("selector", "not_selector") for text in SELECTORS),
@@ -145,10 +146,23 @@ _PORTS: tuple[dict[str, Any], ...] = (
 )
 
 
+_Drawn = TypeVar("_Drawn")
+
+
+def some(
+    elements: st.SearchStrategy[_Drawn], *sizes: int, unique: bool = False
+) -> st.SearchStrategy[tuple[_Drawn, ...]]:
+    """As many as one of the sizes says: left to itself, hypothesis mostly draws none."""
+    of_size = (
+        st.lists(elements, min_size=size, max_size=size, unique=unique).map(tuple) for size in sizes
+    )
+    return st.one_of(*of_size)
+
+
 def entity_matches(*, has_ports: bool) -> st.SearchStrategy[EntityMatch]:
     """One end of a rule; port criteria only where the rule's protocol has ports."""
     criteria = (*_PLACES, *_PORTS, *_PORTS) if has_ports else _PLACES
-    return st.lists(st.sampled_from(criteria), max_size=3).map(
+    return some(st.sampled_from(criteria), 0, 0, 0, 1, 1, 2, 3).map(
         lambda chosen: EntityMatch(**{k: v for criterion in chosen for k, v in criterion.items()})
     )
 
@@ -176,7 +190,7 @@ def rules(draw: st.DrawFn) -> Rule:
     head = draw(st.sampled_from(_HEADS))
     entities = entity_matches(has_ports=head.get("protocol") in PROTOCOLS_WITH_PORTS)
     return Rule(
-        action=draw(st.sampled_from(Action)),
+        action=draw(st.sampled_from((*[Action.ALLOW] * 3, *Action))),
         origin=draw(origins),
         src=draw(entities),
         dst=draw(entities),
@@ -184,7 +198,7 @@ def rules(draw: st.DrawFn) -> Rule:
     )
 
 
-rule_tuples = st.lists(rules(), max_size=3).map(tuple)
+rule_tuples = some(rules(), 0, 1, 1, 2)
 
 
 @st.composite
@@ -192,10 +206,10 @@ def endpoints(draw: st.DrawFn, identity: EndpointId) -> WorkloadEndpoint:
     """An endpoint of this id; it may claim addresses that others claim as well."""
     return WorkloadEndpoint(
         id=identity,
-        addresses=tuple(draw(st.lists(st.sampled_from(POD_ADDRESSES), max_size=3, unique=True))),
+        addresses=draw(some(st.sampled_from(POD_ADDRESSES), 0, 1, 1, 2, 3, unique=True)),
         labels=draw(label_maps),
-        named_ports=tuple(draw(st.lists(named_ports, max_size=2, unique=True))),
-        profiles=tuple(draw(st.lists(st.sampled_from(PROFILES), max_size=3, unique=True))),
+        named_ports=draw(some(named_ports, 0, 1, 2, unique=True)),
+        profiles=draw(some(st.sampled_from(PROFILES), 0, 1, 1, 2, 3, unique=True)),
         uid=draw(st.sampled_from(("", "u1", "u2"))),
         created=draw(st.sampled_from((0.0, 1.0))),
         generation=draw(st.sampled_from((0, 1))),
@@ -222,7 +236,7 @@ def policies(key: keys.PolicyKey) -> st.SearchStrategy[Policy]:
         Policy,
         id=st.just(key.policy),
         tier=st.just(key.tier),
-        selector=st.sampled_from(SELECTORS),
+        selector=st.sampled_from((*[SELECTORS[0]] * 6, *SELECTORS)),
         types=st.sampled_from(
             ((Direction.INGRESS,), (Direction.EGRESS,), (Direction.INGRESS, Direction.EGRESS))
         ),
@@ -295,25 +309,64 @@ def values(key: Key) -> st.SearchStrategy[Value]:  # noqa: C901 - one arm for ea
 items: st.SearchStrategy[tuple[Key, Value]] = all_keys.flatmap(
     lambda key: st.tuples(st.just(key), values(key))
 )
-states: st.SearchStrategy[Mapping[Key, Value]] = st.lists(items, max_size=25).map(dict)
+# Enough for most of what the model can say to matter at once: pods of both nodes with profiles,
+# two tiers with policies, and network sets.
+_CORE: tuple[Key, ...] = (
+    *(
+        keys.EndpointKey(EndpointId(node, NamespaceName(namespace), name))
+        for node, namespace, name in (
+            (NODES[0], "na", "p"),
+            (NODES[0], "na", "q"),
+            (NODES[1], "na", "p"),
+            (NODES[1], "nb", "q"),
+        )
+    ),
+    *map(keys.ProfileRulesKey, PROFILES[:2]),
+    *map(keys.ProfileTagsKey, PROFILES[:2]),
+    *map(keys.ProfileLabelsKey, PROFILES[:2]),
+    *map(keys.TierKey, TIERS[:2]),
+    keys.PolicyKey(TIERS[0], PolicyId("NetworkPolicy", "na", "web")),
+    keys.PolicyKey(TIERS[1], PolicyId("NetworkPolicy", "na", "web")),
+    keys.PolicyKey(TIERS[1], PolicyId("NetworkPolicy", "", "web")),
+    *map(keys.NetsetKey, NETSETS),
+    keys.NodeKey(NODES[0]),
+)
+
+
+@st.composite
+def _full_states(draw: st.DrawFn) -> Mapping[Key, Value]:
+    missing = draw(st.sets(st.sampled_from(_CORE), max_size=4))
+    state = {key: draw(values(key)) for key in _CORE if key not in missing}
+    return state | dict(draw(st.lists(items, max_size=4)))
+
+
+states: st.SearchStrategy[Mapping[Key, Value]] = st.one_of(
+    _full_states(), _full_states(), st.lists(items, max_size=20).map(dict)
+)
+"""Whole states: most with something of everything, some with little."""
 edits: st.SearchStrategy[tuple[Key, Value | None]] = st.one_of(
     items, items, st.tuples(all_keys, st.none())
 )
 """A put or a delete of one key, whether it is there or not."""
 
 
-@st.composite
-def flows(draw: st.DrawFn) -> Flow:
-    """A packet between any two addresses of one family."""
-    src = draw(st.sampled_from(ADDRESSES))
-    dst = draw(
-        st.sampled_from([a for a in ADDRESSES if address_version(a) == address_version(src)])
+PACKETS = tuple(
+    Flow(src, dst, *head)
+    for src, dst in product(ADDRESSES, repeat=2)
+    if address_version(src) == address_version(dst)
+    for head in (
+        (TCP, 40000, 80),
+        (TCP, 80, 8080),
+        (TCP, 40000, 53),
+        (UDP, 53, 53),
+        (SCTP, 80, 80),
+        (GRE,),
+        (ICMP if address_version(src) == 4 else ICMPV6, 0, 0, IcmpMatch(8, 0)),
+        (ICMPV6, 0, 0, IcmpMatch(128, 0)),
     )
-    protocol = draw(st.sampled_from((TCP, TCP, UDP, SCTP, GRE, ICMP, ICMPV6)))
-    if protocol in PROTOCOLS_WITH_PORTS:
-        ports = st.sampled_from((*PORTS, 443, 40000))
-        return Flow(src, dst, protocol, draw(ports), draw(ports))
-    if protocol in (ICMP, ICMPV6):
-        icmp = st.sampled_from((IcmpMatch(8, 0), IcmpMatch(8, 1), IcmpMatch(128, 0)))
-        return Flow(src, dst, protocol, icmp=draw(icmp))
-    return Flow(src, dst, protocol)
+)
+"""Some packets between any two addresses of one family."""
+
+flows: st.SearchStrategy[Flow] = st.sampled_from(PACKETS)
+samples: st.SearchStrategy[tuple[Flow, ...]] = st.integers(0, 6).map(lambda i: PACKETS[i::7])
+"""A seventh of all packets, some of each kind."""

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
+import msgspec
+
 from calico_k8s.model import keys
 from calico_k8s.model.addresses import Address, Net
 from calico_k8s.model.keys import Key
@@ -133,18 +135,29 @@ def tier(
     return {keys.TierKey(TierName(name)): Tier(TierName(name), order, default)}
 
 
-def policy(name: str, selected: str, *ingress: Rule, order: float = 1.0) -> State:
-    """A policy for ingress in tier ``default``."""
+def policy(
+    name: str, selected: str, *ingress: Rule, order: float = 1.0, tier: str = "default"
+) -> State:
+    """A policy for ingress."""
     identity = PolicyId("NetworkPolicy", "prod", name)
     return {
-        keys.PolicyKey(TierName("default"), identity): Policy(
+        keys.PolicyKey(TierName(tier), identity): Policy(
             id=identity,
-            tier=TierName("default"),
+            tier=TierName(tier),
             selector=SelectorText(selected),
             types=(Direction.INGRESS,),
             order=order,
             ingress=ingress,
         )
+    }
+
+
+def staged(policies: State) -> State:
+    """The same policies, staged."""
+    return {
+        key: msgspec.structs.replace(value, staged=True)
+        for key, value in policies.items()
+        if isinstance(value, Policy)
     }
 
 
@@ -202,6 +215,54 @@ TO_HTTP = profile(
 )
 TO_X = both(tier("default"), policy("p", "all()", rule(Action.ALLOW, selector('a == "x"'))))
 TO_TEAM = both(tier("default"), policy("p", 'pcns.team == "a"', rule(Action.ALLOW)))
+
+A_X, A_Y = {"a": "x"}, {"a": "y"}
+OPEN_DB = pod("db", "10.0.0.1", "fd00::1")
+TWO_DB = pod("db", "10.0.0.1", "10.0.0.2", profiles=["annotation.prod.1"])
+AT_OFFICE = both(
+    tier("default"),
+    policy(
+        "p",
+        "all()",
+        rule(Action.ALLOW, dst=EntityMatch(netset=NetsetName("office"))),
+        rule(Action.DENY, tag("prod_access_backend"), selector('a == "x"')),
+        rule(Action.PASS),
+    ),
+)
+TAGGED_AND_X = both(
+    tier("default"),
+    policy(
+        "p",
+        "all()",
+        rule(
+            Action.ALLOW,
+            EntityMatch(tag=TagName("prod_access_backend"), selector=SelectorText('a == "x"')),
+        ),
+    ),
+)
+X_IN_OFFICE = both(
+    tier("default"),
+    policy(
+        "p",
+        "all()",
+        rule(
+            Action.ALLOW,
+            EntityMatch(netset=NetsetName("office"), selector=SelectorText('a == "x"')),
+        ),
+    ),
+)
+HTTP_OF_X = both(
+    tier("default"),
+    policy(
+        "p",
+        "all()",
+        rule(
+            Action.ALLOW,
+            EntityMatch(named_ports=("http",), selector=SelectorText('a == "x"')),
+            protocol=TCP,
+        ),
+    ),
+)
 
 HISTORIES: Mapping[str, tuple[State, ...]] = {
     "a client comes, loses its label, has it again, goes": (
@@ -279,6 +340,80 @@ HISTORIES: Mapping[str, tuple[State, ...]] = {
         both(BASE, DB, TO_TEAM),
         both(BASE, DB, TO_TEAM, profile("namespace-labels.prod", labels={"pcns.team": "a"})),
         both(BASE, DB, TO_TEAM, profile("namespace-labels.prod", labels={"pcns.team": "b"})),
+    ),
+    "a policy is staged, then enforced, then staged": (
+        both(BASE, DB, tier("default"), staged(policy("p", "all()", rule(Action.DENY)))),
+        both(BASE, DB, tier("default"), policy("p", "all()", rule(Action.DENY))),
+        both(BASE, DB, tier("default"), staged(policy("p", "all()", rule(Action.DENY)))),
+    ),
+    "a tier passes instead of denying, then comes after another": (
+        both(BASE, OPEN_DB, TO_X, tier("later", 2.0), policy("q", "all()", tier="later")),
+        both(BASE, OPEN_DB, TO_X, tier("default", 1.0, Action.PASS)),
+        both(BASE, OPEN_DB, TO_X, tier("later", 2.0), policy("q", "all()", tier="later")),
+        both(
+            both(BASE, OPEN_DB, TO_X, tier("default", 3.0), tier("later", 2.0)),
+            policy("q", "all()", rule(Action.PASS), tier="later"),
+        ),
+    ),
+    "another profile owns the end": (
+        both(BASE, DB),
+        both(BASE, DB, profile("service.prod.web", origin=Origin("Service", name="web"))),
+        both(BASE, DB, profile("annotation.prod.1", origin=Origin("Pod", name="new"))),
+        both(
+            both(BASE, pod("db", "10.0.0.1", profiles=["service.prod.web"])),
+            profile("service.prod.web", origin=Origin("Service", name="web")),
+        ),
+        both(
+            both(BASE, pod("db", "10.0.0.1", profiles=["service.prod.web"])),
+            profile("service.prod.web", origin=Origin("Service", name="other")),
+        ),
+    ),
+    "a label comes from two profiles and from the pod": (
+        both(BASE, OPEN_DB, TO_X, client(profiles=["one", "two"]), profile("one", labels=A_X)),
+        both(
+            both(BASE, OPEN_DB, TO_X, client(profiles=["one", "two"])),
+            both(profile("one", labels=A_X), profile("two", labels=A_Y)),
+        ),
+        both(
+            both(BASE, OPEN_DB, TO_X, client(profiles=["two", "one"])),
+            both(profile("one", labels=A_X), profile("two", labels=A_Y)),
+        ),
+        both(
+            both(BASE, OPEN_DB, TO_X, client(profiles=["two", "one"], labels=A_X)),
+            both(profile("one", labels=A_X), profile("two", labels=A_Y)),
+        ),
+        both(
+            both(BASE, OPEN_DB, TO_X, client(profiles=["one"], labels=A_Y)),
+            profile("one", labels=A_X),
+        ),
+    ),
+    "a network set decides the local end": (
+        both(BASE, DB, AT_OFFICE),
+        both(BASE, DB, AT_OFFICE, netset("office", "10.0.0.0/24", labels=A_X)),
+        both(BASE, DB, AT_OFFICE, netset("office", "10.0.0.1/32", "fd00::/64", labels=A_X)),
+        both(BASE, TWO_DB, AT_OFFICE, netset("office", "10.0.0.1/32", labels=A_X)),
+        both(BASE, TWO_DB, AT_OFFICE, netset("office", "10.0.0.1/32", labels=A_Y)),
+    ),
+    "what meets a tag and a selector at once depends on a network set": (
+        both(BASE, DB, TAGGED_AND_X, client()),
+        both(BASE, DB, TAGGED_AND_X, client(), netset("office", "10.0.1.0/24", labels=A_X)),
+        both(BASE, DB, TAGGED_AND_X, client(), netset("office", "10.0.2.0/24", labels=A_X)),
+        both(BASE, DB, TAGGED_AND_X, client(), netset("office", "10.0.1.0/24", labels=A_Y)),
+        both(BASE, DB, TAGGED_AND_X, client(labels=A_X)),
+    ),
+    "what meets a selector and a network set at once": (
+        both(BASE, DB, X_IN_OFFICE, client(labels=A_X)),
+        both(BASE, DB, X_IN_OFFICE, client(labels=A_X), netset("office", "10.0.0.0/8")),
+        both(
+            both(BASE, DB, X_IN_OFFICE, client(), netset("office", "10.0.0.0/15")),
+            netset("home", "10.0.1.0/24", "10.9.0.0/16", labels=A_X),
+        ),
+        both(BASE, DB, X_IN_OFFICE, client(labels=A_X), netset("office", "10.0.2.0/24")),
+    ),
+    "a peer's named port, where only a network set makes it selected": (
+        both(BASE, DB, HTTP_OF_X, web("a", "10.0.1.1", 80)),
+        both(BASE, DB, HTTP_OF_X, web("a", "10.0.1.1", 80), netset("n", "10.0.1.0/24", labels=A_X)),
+        both(BASE, DB, HTTP_OF_X, web("a", "10.0.1.1", 81), netset("n", "10.0.1.0/24", labels=A_X)),
     ),
 }
 

@@ -6,7 +6,8 @@
 4. A flush after a flush is empty.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import product
 from random import Random
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from calico_k8s.calc.deltas import Deltas, IpsetKind
 from calico_k8s.calc.graph import Graph
 from calico_k8s.calc.judge import judge_group
+from calico_k8s.model.addresses import Address, address_version
 from calico_k8s.model.keys import Key
 from calico_k8s.model.names import NodeName
 from calico_k8s.model.resources import Action, Direction, Value
@@ -23,11 +25,10 @@ from calico_k8s.policy.match import Flow
 from calico_k8s.policy.snapshot import Snapshot
 from calico_k8s.policy.verdict import decide
 from tests.calc.summed import Summed, asked_by, fresh
-from tests.model_strategies import NODES, edits, flows, states
-from tests.states import HISTORIES, State, replays
+from tests.model_strategies import NODES, edits, samples, states
+from tests.states import HISTORIES, TCP, State, replays
 
 LOCAL = NODES[0]
-many_flows = st.lists(flows(), min_size=8, max_size=8)
 
 
 def apply(graph: Graph, items: dict[Key, Value], key: Key, value: Value | None) -> None:
@@ -62,9 +63,9 @@ def test_the_order_of_updates_never_matters(state: State, random: Random) -> Non
     assert fresh(LOCAL, state)[1] == fresh(LOCAL, dict(shuffled))[1]
 
 
-@given(states, many_flows)
+@given(states, samples)
 def test_groups_and_members_decide_any_flow_as_the_definition_does(
-    state: State, packets: list[Flow]
+    state: State, packets: tuple[Flow, ...]
 ) -> None:
     snapshot = Snapshot.from_items(state)
     for node in NODES:
@@ -109,7 +110,7 @@ def test_an_update_and_its_undoing_before_the_flush_are_nothing(
 
 
 @given(states)
-def test_a_set_is_asked_in_one_way_and_holds_what_its_kind_says(state: State) -> None:
+def test_sets_hold_what_their_kind_says_and_groups_end_with_a_denial(state: State) -> None:
     graph, summed = fresh(LOCAL, state)
     assert graph.ipset_ids() == summed.ipsets.keys()
     for identity, ipset in summed.ipsets.items():
@@ -118,12 +119,6 @@ def test_a_set_is_asked_in_one_way_and_holds_what_its_kind_says(state: State) ->
         assert all(isinstance(member, expected) for member in summed.members[identity])
     for group in summed.groups.values():
         assert {ipset.direction for ipset in asked_by([group])} <= {group.direction}
-
-
-@given(states)
-def test_every_group_ends_with_its_profiles_and_a_denial(state: State) -> None:
-    _, summed = fresh(LOCAL, state)
-    for group in summed.groups.values():
         assert [s.tier for s in group.stages].index(None) == len(group.stages) - 1
         assert group.stages[-1].end is Action.DENY
         assert all(rule.action is not Action.PASS for rule in group.stages[-1].rules)
@@ -138,3 +133,39 @@ def test_every_replay_of_a_history_ends_where_a_fresh_start_does(name: str) -> N
                 apply(graph, items, key, value)
             summed.add(graph.flush())
             assert summed == fresh(LOCAL, items)[1]
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_every_state_of_a_history_is_decided_as_the_definition_does(name: str) -> None:
+    for state in HISTORIES[name]:
+        snapshot, (_, summed) = Snapshot.from_items(state), fresh(LOCAL, state)
+        addresses = [*snapshot.owner_by_address, Address("192.168.0.1"), Address("10.0.1.77")]
+        for src, dst in product(addresses, repeat=2):
+            for src_port, dst_port in ((40000, 80), (80, 4001), (81, 8080)):
+                flow = Flow(src, dst, TCP, src_port, dst_port)
+                if address_version(src) == address_version(dst):
+                    assert_decided_alike(snapshot, LOCAL, summed, flow)
+
+
+@given(states, st.lists(edits, max_size=5))
+def test_nothing_is_kept_of_what_has_gone(
+    state: State, history: list[tuple[Key, Value | None]]
+) -> None:
+    graph, _ = fresh(LOCAL, state)
+    items = dict(state)
+    for edit in history:
+        apply(graph, items, *edit)
+    for key in items:
+        graph.update(key, None)
+    graph.flush()
+    assert list(what_is_kept(graph)) == []
+
+
+def what_is_kept(part: object) -> Iterator[str]:
+    """The containers of a graph, and of its parts, that hold anything."""
+    for name, value in vars(part).items():
+        if isinstance(value, dict | set):
+            if value:
+                yield f"{type(part).__name__}.{name}: {value}"
+        elif type(value).__module__.startswith("calico_k8s.calc"):
+            yield from what_is_kept(value)

@@ -4,7 +4,6 @@ from typing import Literal
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from calico_k8s.calc.deltas import Group, GroupId, ResolvedRule, Stage
 from calico_k8s.calc.judge import judge_group, judge_local
@@ -16,7 +15,7 @@ from calico_k8s.policy.match import Flow
 from calico_k8s.policy.snapshot import Snapshot
 from calico_k8s.policy.verdict import POD_TO_HOST_ACTION, judge
 from tests.calc.summed import fresh
-from tests.model_strategies import NODES, flows, states
+from tests.model_strategies import NODES, samples, states
 from tests.states import BASE, CLOSED, DB, NODE, State, both, pod
 
 ALLOW, LOG = Action.ALLOW, Action.LOG
@@ -25,9 +24,9 @@ PASS: Literal[Action.PASS] = Action.PASS
 END = Origin("Profile")
 
 
-@given(states, st.lists(flows(), min_size=8, max_size=8))
+@given(states, samples)
 def test_the_nodes_together_allow_what_the_definition_allows(
-    state: State, packets: list[Flow]
+    state: State, packets: tuple[Flow, ...]
 ) -> None:
     snapshot = Snapshot.from_items(state)
     graphs = [fresh(node, state)[0] for node in NODES]
