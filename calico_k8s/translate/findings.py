@@ -29,12 +29,15 @@ class Code(StrEnum):
     FLAG_CONFLICT = "flag-conflict"
     FLAG_VALUE = "flag-value"
     LABEL_RESERVED = "label-reserved"
+    OBJECT_DUPLICATE = "object-duplicate"
     OBJECT_INVALID = "object-invalid"
     SERVICE_EXTERNAL_NAME = "service-external-name"
     SERVICE_FLAG_VALUE = "service-flag-value"
 
 
-_WARNINGS = frozenset({Code.ANNOTATION_KEYS, Code.FLAG_CONFLICT, Code.LABEL_RESERVED})
+_WARNINGS = frozenset(
+    {Code.ANNOTATION_KEYS, Code.FLAG_CONFLICT, Code.LABEL_RESERVED, Code.OBJECT_DUPLICATE}
+)
 
 
 class ObjectRef(NamedTuple):

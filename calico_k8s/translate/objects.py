@@ -8,11 +8,13 @@ here.  As lenient as Kubernetes: unknown fields are ignored, null is absent.
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from calico_k8s.translate.findings import Code, FieldPath, Finding, ObjectRef, make_finding
+
+_Type = TypeVar("_Type")
 
 NAME_MAX = 253  # Kubernetes IsDNS1123Subdomain
 NAMESPACE_MAX = 63  # Kubernetes IsDNS1123Label
@@ -141,12 +143,21 @@ class SliceEndpoint(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...] | None = None
 
 
+class SlicePort(msgspec.Struct, frozen=True):
+    """A port of a service's endpoints, by the name of the service's port."""
+
+    name: str | None = None
+    port: Port | None = None
+    protocol: PortProtocol | None = None
+
+
 class EndpointSlice(msgspec.Struct, frozen=True, rename="camel"):
     """``discovery.k8s.io/v1/EndpointSlice``: where a service leads."""
 
     metadata: Metadata
     endpoints: tuple[SliceEndpoint, ...] | None = None
     address_type: str | None = None
+    ports: tuple[SlicePort, ...] | None = None
 
 
 class NodeSpec(msgspec.Struct, frozen=True):
@@ -239,18 +250,26 @@ def decode_object(kind: str, document: object) -> Decoded:
 
     Names are held to Kubernetes' rules: keys of the datastore are made of them.
     """
-    ref = describe(kind, document)
     info = KINDS[kind]
-    if info.is_namespaced:
+    ref, value, findings = decode_as(info.type, kind, document, is_namespaced=info.is_namespaced)
+    return Decoded(ref, value, findings)
+
+
+def decode_as(
+    type_: type[_Type], kind: str, document: object, *, is_namespaced: bool
+) -> tuple[ObjectRef, _Type | None, tuple[Finding, ...]]:
+    """A document as any type that has metadata, None with findings where it is not one."""
+    ref = describe(kind, document)
+    if is_namespaced:
         ref = ref._replace(namespace=ref.namespace or DEFAULT_NAMESPACE)
     try:
-        value: KubeObject = msgspec.convert(document, type=info.type)
+        value = msgspec.convert(document, type=type_)
     except msgspec.ValidationError as error:
-        return Decoded(ref, None, (_invalid(ref, document, str(error)),))
-    problem = _name_problem(ref, info)
+        return ref, None, (_invalid(ref, document, str(error)),)
+    problem = _name_problem(ref, is_namespaced=is_namespaced)
     if problem is not None:
-        return Decoded(ref, None, (problem,))
-    return Decoded(ref, value)
+        return ref, None, (problem,)
+    return ref, value, ()
 
 
 def describe(kind: str, document: object) -> ObjectRef:
@@ -266,11 +285,11 @@ def describe(kind: str, document: object) -> ObjectRef:
     )
 
 
-def _name_problem(ref: ObjectRef, info: KindInfo) -> Finding | None:
+def _name_problem(ref: ObjectRef, *, is_namespaced: bool) -> Finding | None:
     is_label = ref.kind == "Namespace"
     if not _is_name(ref.name, is_label=is_label):
         return _bad_name(ref, "name", ref.name)
-    if info.is_namespaced and not _is_name(ref.namespace, is_label=True):
+    if is_namespaced and not _is_name(ref.namespace, is_label=True):
         return _bad_name(ref, "namespace", ref.namespace)
     return None
 
