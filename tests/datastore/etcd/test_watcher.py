@@ -16,10 +16,10 @@ import pytest
 from calico_k8s.datastore.etcd.store import EtcdStore
 from calico_k8s.datastore.factory import open_store
 from calico_k8s.datastore.location import EtcdLocation
-from calico_k8s.datastore.store import Delete, Put, Store
+from calico_k8s.datastore.store import ABSENT, Compare, Delete, Entry, Put, Revision, Store
 from calico_k8s.datastore.syncer import Syncer, SyncState
 from calico_k8s.datastore.updates import Update
-from calico_k8s.errors import StoreCompacted, StoreUnavailable, StoreUncertain
+from calico_k8s.errors import StoreCompacted, StoreConflict, StoreUnavailable, StoreUncertain
 from tests.datastore.followers import Follower, Recorder, wait_until
 from tests.etcd.binaries import EtcdVersion
 from tests.etcd.servers import EtcdCluster, EtcdMember, etcd_cluster
@@ -77,11 +77,15 @@ def syncing(store: Store) -> Iterator[Recorder]:
 
 
 class Load:
-    """A thread that writes numbers, one after the other, each once, whatever happens to etcd."""
+    """A thread that writes numbers, one after the other, each once, whatever happens to etcd.
+
+    A write whose outcome is not known is read back, and compared with the revision before, so that
+    of two of the same number one fails, however late it comes.
+    """
 
     def __init__(self, store: Store) -> None:
         self.written = 0
-        self.uncertain = 0
+        self._revision = ABSENT
         self._store = store
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -103,25 +107,29 @@ class Load:
 
     def _run(self) -> None:
         while not self._is_over.is_set():
-            value = b"%d" % (self.written + 1)
-            try:
-                self._store.transact([Put("/v1/number", value)])
-            except StoreUncertain:
-                self.uncertain += 1
-                if not self._is_done(value):
-                    continue
-            except StoreUnavailable:
-                continue
+            self._revision = self._write(b"%d" % (self.written + 1))
             self.written += 1
             time.sleep(0.002)
 
-    def _is_done(self, value: bytes) -> bool:
+    def _write(self, value: bytes) -> Revision:
         while True:
             try:
-                entry = self._store.get("/v1/number")
+                return self._store.transact(
+                    [Put("/v1/number", value)], [Compare("/v1/number", self._revision)]
+                )
+            except (StoreUncertain, StoreConflict):
+                entry = self._read()
+                if entry and entry.value == value:
+                    return entry.mod_revision
             except StoreUnavailable:
                 continue
-            return entry is not None and entry.value == value
+
+    def _read(self) -> Entry | None:
+        while True:
+            try:
+                return self._store.get("/v1/number")
+            except StoreUnavailable:
+                continue
 
 
 def numbers_of(follower: Follower) -> list[int]:
