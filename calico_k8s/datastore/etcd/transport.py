@@ -195,7 +195,7 @@ class Members:
     def ask(self, attempt: Callable[[Member], T], *, is_write: bool = False) -> T:
         """The result of ``attempt`` with the first member that does not fail it.
 
-        Raises: StoreUnavailable when none did for PATIENCE_S, with what the last one said;
+        Raises: StoreUnavailable when none did, each asked once and for PATIENCE_S in all;
         StoreUncertain when a write may have reached the one that failed.
         """
         give_up_at = time.monotonic() + PATIENCE_S
@@ -209,7 +209,7 @@ class Members:
                 self.leave(member)
                 if is_write and not failure.is_unsent:
                     raise StoreUncertain(f"may or may not be written: {failure}") from failure
-                if time.monotonic() > give_up_at:
+                if tries >= len(self._endpoints) and time.monotonic() > give_up_at:
                     raise StoreUnavailable(f"no member of etcd answers: {failure}") from failure
             except WireError as error:
                 message = f"{member.endpoint} does not speak as etcd does: {error}"

@@ -172,6 +172,21 @@ def test_a_write_to_a_member_that_falls_silent_is_uncertain(tmp_path: Path) -> N
         wait_until(lambda: store.get("/v1/a") is not None, "the member to answer again")
 
 
+def test_a_read_goes_on_to_the_next_member_when_the_first_is_silent(tmp_path: Path) -> None:
+    with etcd_cluster(tmp_path, members=3) as cluster, closing(open_store(cluster.url())) as store:
+        store.transact([Put("/v1/a", b"1")])
+        endpoint = store._members._member.endpoint  # type: ignore[attr-defined]  # to be silenced
+        (silent,) = (each for each in cluster.members if each.endpoint == endpoint)
+        silent.pause()
+        start = time.monotonic()
+        assert store.get("/v1/a")
+        assert time.monotonic() - start < transport.CALL_TIMEOUT_S + 4
+        start = time.monotonic()
+        assert store.get("/v1/a")
+        assert time.monotonic() - start < transport.CALL_TIMEOUT_S / 2
+        silent.resume()
+
+
 def test_a_server_that_is_no_etcd_is_told(tmp_path: Path) -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
