@@ -2,20 +2,25 @@
 
 ::
 
-    plan         what is to be built, as values                               pure
+    plan         what is to be built, as values                                     pure
+    topology     where every link, address and route goes                           pure
+    links        links, addresses and routes as netlink messages                    pure
     netns        namespaces: make, enter, remove, sweep what a killed run left
-    links        interfaces, addresses and routes as netlink messages         pure
-    topology     where every link, address and route goes
-    cluster      the whole thing up and down; pods added and removed
-    kubeproxy    cluster IPs by DNAT, as kube-proxy has them
-    loop         one thread, one epoll: sockets and timers
-    packets      SCTP and echo packets as bytes                               pure
-    listener     what every pod answers
-    exchange     one question to a pod and its answer, in every protocol
-    probe        many questions at once: allow or deny
-    stream       questions without end: when did the verdict change
     interrupts   Ctrl-C and SIGTERM unwind, and wait while things are removed
+    cluster      the whole network up and down; pods added and removed
+    kubeproxy    cluster IPs by DNAT, as kube-proxy has them
 
-Nothing here knows what a policy is: the real controller and the real Felix run in these nodes.
-No interface, address, route or rule is ever added to the machine's own namespace.
+    question     a question to a pod and what became of it, as values               pure
+    packets      SCTP packets as bytes                                              pure
+    beats        what a stream recorded, and when its verdict changed               pure
+    loop         one thread, one epoll: sockets and timers
+    listener     what every pod answers
+    sources      sockets in the namespaces of those who ask
+    exchange     one question and its answer, in every protocol
+    live         a connection that stays
+    stream       questions without end
+    probe        the door to these: many questions at once, and streams
+
+Nothing in these knows what a policy is: the real controller and the real Felix run in the nodes.
+No interface, address, route, rule or setting of the machine's own namespace is ever changed.
 """

@@ -3,8 +3,9 @@
 In: times of the monotonic clock.  Out: :class:`Beat` values, and the runs of equal verdict.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 from calico_k8s.model.resources import Action
@@ -46,6 +47,26 @@ def verdict_runs(beats: Iterable[Beat]) -> list[Run]:
     return runs
 
 
+class Gap(NamedTuple):
+    """A time in which nothing arrived."""
+
+    after_s: float
+    until_s: float
+
+
+def arrival_gaps(beats: Iterable[Beat], longer_than_s: float) -> list[Gap]:
+    """The times between two arrivals that were longer, in order.
+
+    So a cut of a TCP connection is seen that passed again and then repeated what was lost.
+    """
+    arrivals = sorted(beat.answered_s for beat in beats if beat.answered_s is not None)
+    return [
+        Gap(earlier, later)
+        for earlier, later in pairwise(arrivals)
+        if later - earlier > longer_than_s
+    ]
+
+
 class Record:
     """Beats as they come; one thread may write while others read."""
 
@@ -66,10 +87,9 @@ class Record:
     def beats(self, now_s: float, since_s: float = 0.0) -> tuple[Beat, ...]:
         """The beats sent since a time, in order, up to the first that may still arrive."""
         found: list[Beat] = []
-        for number in range(len(self._sent_s)):
+        for number in range(bisect_left(self._sent_s, since_s), len(self._sent_s)):
             sent_s, answered_s = self._sent_s[number], self._answered_s.get(number)
             if answered_s is None and now_s - sent_s < SETTLE_S:
                 break
-            if sent_s >= since_s:
-                found.append(Beat(sent_s, answered_s))
+            found.append(Beat(sent_s, answered_s))
         return tuple(found)

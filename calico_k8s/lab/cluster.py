@@ -103,7 +103,8 @@ class Cluster:
         """Starts pods: routed to when this returns, and without listeners.
 
         Raises:
-            InputError: one does not fit.
+            InputError: one does not fit; none was started.
+            KernelError: the kernel refused; none is left.
         """
         for pod in pods:
             self._check_new(pod)
@@ -113,16 +114,22 @@ class Cluster:
             PodSite(pod, namespace, topology.host_interface(pod.id), next(self._next_index))
             for pod, namespace in zip(pods, made, strict=True)
         ]
-        for site in sites:
-            with entered(site.namespace):
-                write_sysctls(settings)
-            self.pods[site.pod.id] = site
-        for name, node in self.nodes.items():
-            self._attach(name, node, [site for site in sites if site.pod.node == name])
-        for site in sites:
-            self._connect(site)
-        for name in {site.pod.node for site in sites}:
-            _settle_links(self.nodes[name].namespace)
+        self.pods |= {site.pod.id: site for site in sites}
+        try:
+            for site in sites:
+                with entered(site.namespace):
+                    write_sysctls(settings)
+            for name, node in self.nodes.items():
+                self._attach(name, node, [site for site in sites if site.pod.node == name])
+            for site in sites:
+                self._connect(site)
+            for name in {site.pod.node for site in sites}:
+                _settle_links(self.nodes[name].namespace)
+        except KernelError:
+            for site in sites:
+                del self.pods[site.pod.id]
+                self._rooms.drop(site.namespace)  # and with it its interface on the node
+            raise
 
     def remove_pod(self, name: PodId) -> None:
         """Stops a pod and kills what runs inside; close sockets of this process in it before.
@@ -188,6 +195,7 @@ class Cluster:
         of_pods = {address for site in self.pods.values() for address in site.pod.addresses}
         for address in sorted(set(pod.addresses) & (of_nodes | of_pods)):
             raise InputError(f"address {address} of pod {pod.id} is taken")
+        self._attachments[pod.node].check(pod)
 
     def _attach(self, name: NodeName, node: NodeSite, sites: Sequence[PodSite]) -> None:
         """The node's end of its new pods."""

@@ -31,6 +31,7 @@ RESET_ON_CLOSE = struct.pack("=ii", 1, 0)  # struct linger; leaves no TIME_WAIT 
 _ASK = b"id\n"
 _ECHO = struct.Struct(">BBHHH")
 _ECHO_REQUEST, _ECHO_REQUEST_6 = 8, 128
+_IP_RECVERR, _IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
 _UNREACHABLE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL})
 _REFUSED = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.EPROTO, errno.EACCES})
 
@@ -196,6 +197,7 @@ class _DatagramExchange:
         if code:
             self._finish(Answer(_outcome(code)))
             return
+        _report_unreachable(source)
         loop.watch(source, READABLE, self._receive)
         clock.start(self._send, self._give_up)
 
@@ -241,6 +243,14 @@ class _DatagramExchange:
     def _close(self) -> None:
         self._loop.unwatch(self._source)
         self._source.close()
+
+
+def _report_unreachable(source: socket.socket) -> None:
+    """Has the kernel tell of every ICMP error: of those it holds for passing it says nothing."""
+    if source.family == socket.AF_INET6:
+        source.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+    else:
+        source.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
 
 
 def _outcome(code: int) -> Outcome:

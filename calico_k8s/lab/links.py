@@ -48,6 +48,7 @@ _RTNH_F_ONLINK = 4
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST, _RTN_BLACKHOLE = 254, 4, 1, 6
 _NUD_PERMANENT = 0x80
 _SCOPE_GLOBAL, _SCOPE_LINK = 0, 253
+_SCOPE_ANY = 255  # RT_SCOPE_NOWHERE: a route of any scope is meant
 
 _IFINFOMSG = struct.Struct("=BxHiII")
 _IFADDRMSG = struct.Struct("=BBBBI")
@@ -142,7 +143,7 @@ def add_blackhole(net: Net) -> Request:
 
 def delete_route(net: Net, index: int) -> Request:
     """Takes a route over an interface away."""
-    return Request(_RTM_DELROUTE, 0, _route_body(net, index, None))
+    return Request(_RTM_DELROUTE, 0, _route_body(net, index, None, _SCOPE_ANY))
 
 
 def add_neighbour(index: int, address: Address, mac: bytes) -> Request:
@@ -182,10 +183,11 @@ def _kind(kind: str, data: bytes) -> bytes:
     )
 
 
-def _route_body(net: Net, index: int, gateway: Address | None) -> bytes:
+def _route_body(net: Net, index: int, gateway: Address | None, scope: int | None = None) -> bytes:
     parsed = ipaddress.ip_network(net)
     family = socket.AF_INET if parsed.version == 4 else socket.AF_INET6
-    scope = _SCOPE_GLOBAL if gateway or not index or parsed.version == 6 else _SCOPE_LINK
+    if scope is None:
+        scope = _SCOPE_GLOBAL if gateway or not index or parsed.version == 6 else _SCOPE_LINK
     flags = _RTNH_F_ONLINK if gateway else 0
     kind = _RTN_UNICAST if index else _RTN_BLACKHOLE
     length = parsed.prefixlen

@@ -33,7 +33,8 @@ TICK = b"tick "
 DATAGRAM_MAX = 65536
 _BACKLOG = 1024
 _KEEPALIVE_S = 60
-_RECEIVE_BUFFER_BYTES = 1 << 20
+_RECEIVE_BUFFER_BYTES, _SEND_BUFFER_BYTES = 1 << 20, 1 << 24
+_SO_SNDBUFFORCE = 32  # asm-generic/socket.h; past the machine's wmem_max
 
 Speak = Callable[[bytes], bool]
 """Sends to a client that listens; false once it is gone."""
@@ -87,6 +88,7 @@ class Listener:
         made.setblocking(False)
         if kind == socket.SOCK_STREAM:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            give_room(made)
         else:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         try:
@@ -186,7 +188,7 @@ class Listener:
                 continue  # an ICMP error about an earlier answer
             self._send_to(answering, peer, self._name + b"\n" + data)
             if data.startswith(TICK):
-                token = data.removeprefix(TICK).decode(errors="replace")
+                token = data.removeprefix(TICK).strip().decode(errors="replace")
                 self._on_tick(token, partial(self._send_to, answering, peer))
 
     def _send_to(self, answering: socket.socket, peer: tuple[str, int], data: bytes) -> bool:
@@ -224,6 +226,11 @@ def _expire_when_silent(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_S)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
+
+
+def give_room(sending: socket.socket) -> None:
+    """Lets a connection keep what it cannot send while it is cut: each line takes 2 KiB there."""
+    sending.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER_BYTES)
 
 
 def without_ip_header(raw: socket.socket, data: bytes) -> bytes:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from calico_k8s.lab.exchange import RESET_ON_CLOSE
-from calico_k8s.lab.listener import DATAGRAM_MAX
+from calico_k8s.lab.listener import DATAGRAM_MAX, give_room
 from calico_k8s.lab.loop import READABLE, WRITABLE, Loop, Timer
 from calico_k8s.lab.question import TCP, Probe
 from calico_k8s.lab.sources import Sources
@@ -44,6 +44,7 @@ class LiveConnection:
         self._partial = b""
         self._timer: Timer | None = None
         self._socket = sources.open(probe)
+        give_room(self._socket)
         code = self._socket.connect_ex((probe.address, probe.port))
         if code not in (0, errno.EINPROGRESS):
             self.close()

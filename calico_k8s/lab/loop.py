@@ -171,20 +171,20 @@ class Loop:
     def _turn(self) -> None:
         wait_s = max(self._due[0].at_s - time.monotonic(), 0.0) if self._due else _IDLE_S
         ready = self._epoll.poll(min(wait_s, _IDLE_S), _EVENTS_MAX)
+        seen_s = time.monotonic()  # what arrived before is in `ready`
         self._gone.clear()
         for descriptor, events in ready:
             # A handler of this turn may have closed it, and opened another of the same number.
             if descriptor not in self._gone:
                 self._handlers[descriptor](events)
         if len(ready) < _EVENTS_MAX:
-            self._run_due()
+            self._run_due(seen_s)
 
-    def _run_due(self) -> None:
-        now = time.monotonic()
-        while self._due and self._due[0].at_s <= now:
+    def _run_due(self, until_s: float) -> None:
+        while self._due and self._due[0].at_s <= until_s:
             at_s, _order, timer = heapq.heappop(self._due)
             if timer.deed is not None:
-                self._lag_s = max(self._lag_s, now - at_s)
+                self._lag_s = max(self._lag_s, until_s - at_s)
                 timer.deed()
 
     def _woken(self, _events: int) -> None:

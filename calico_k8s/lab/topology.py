@@ -228,18 +228,22 @@ class Attachment:
                 yield links.delete_route(address_net(address), BRIDGE_INDEX)
         yield links.delete_link(index)
 
-    def pod_links(self, pod: LabPod) -> Iterator[Request]:
-        """In the pod: its addresses and its way out.
+    def check(self, pod: LabPod) -> None:
+        """Makes sure that a pod has an address of its own.
 
         Raises:
-            InputError: the address is the bridge's own.
+            InputError: its address is the bridge's.
         """
+        for address in pod.addresses:
+            if address == self._way_out(address)[1]:
+                raise InputError(f"address {address} of pod {pod.id} is its node's bridge")
+
+    def pod_links(self, pod: LabPod) -> Iterator[Request]:
+        """In the pod: its addresses and its way out."""
         yield links.set_up(links.LOOPBACK_INDEX)
         yield links.set_up(POD_INDEX)
         for address in pod.addresses:
             length, gateway = self._way_out(address)
-            if address == gateway:
-                raise InputError(f"address {address} of pod {pod.id} is its node's bridge")
             yield links.add_address(POD_INDEX, address, length)
             yield links.add_route(links.default_net(address), POD_INDEX, gateway)
 
