@@ -1,0 +1,1 @@
+"""What is wrong, or probably not meant, in a cluster's objects; and how it is told.  Pure."""

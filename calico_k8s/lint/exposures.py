@@ -1,0 +1,133 @@
+"""Rules about services, and about addresses: what opens nothing, or somebody else.
+
+In: a view of a cluster.  Out: findings.
+"""
+
+from collections.abc import Iterator
+
+import grammar
+from calico_k8s.lint.problems import LintCode
+from calico_k8s.lint.view import View, lint_finding
+from calico_k8s.model.addresses import Address
+from calico_k8s.policy.snapshot import claim
+from calico_k8s.sources.backends import resolve_target, selected_pods
+from calico_k8s.translate.findings import Finding, ObjectRef
+from calico_k8s.translate.objects import Pod, Service, ServicePort, ServiceSpec, object_ref
+from calico_k8s.translate.services import read_service, read_slice, target_port
+
+_EVERYWHERE = frozenset({"0.0.0.0/0", "::/0"})
+_SEEN_FROM_OUTSIDE = frozenset({"NodePort", "LoadBalancer"})
+
+
+def service_findings(view: View) -> Iterator[Finding]:
+    """Open services that open nothing, or not what they seem to."""
+    for service in view.cluster.services:
+        if read_service(service).exposure is None:
+            continue
+        if service.spec is not None and service.spec.selector:
+            yield from _selecting(view, service)
+        else:
+            yield from _without_selector(view, service)
+
+
+def _selecting(view: View, service: Service) -> Iterator[Finding]:
+    ref, spec = object_ref(service), service.spec or ServiceSpec()
+    pods = [p for p in selected_pods(view.cluster, service) if object_ref(p) in view.endpoints]
+    if not spec.ports:
+        yield _nothing(ref, "it has no ports", ("spec",))
+    elif not pods:
+        words = ", ".join(f"{key}={value}" for key, value in sorted((spec.selector or {}).items()))
+        yield _nothing(ref, f"no pod matches its selector, {words}", ("spec", "selector"))
+    else:
+        yield from _unknown_ports(ref, spec.ports, pods)
+
+
+def _unknown_ports(
+    ref: ObjectRef, ports: tuple[ServicePort, ...], pods: list[Pod]
+) -> Iterator[Finding]:
+    for index, port in enumerate(ports):
+        if all(resolve_target(port, pod) is None for pod in pods):
+            message = (
+                f"none of the service's pods has a {port.protocol or 'TCP'} port named "
+                f"'{target_port(port)}', so port {port.port} exposes nothing"
+            )
+            path = ("spec", "ports", index, "targetPort")
+            yield lint_finding(LintCode.SERVICE_PORT_UNKNOWN, message, ref, path)
+
+
+def _without_selector(view: View, service: Service) -> Iterator[Finding]:
+    ref = object_ref(service)
+    addresses: set[Address] = set()
+    for endpoint_slice in view.cluster.slices:
+        reading = read_slice(endpoint_slice)
+        namespace = object_ref(endpoint_slice).namespace
+        if reading is not None and (namespace, reading.service) == (ref.namespace, ref.name):
+            addresses |= reading.addresses
+    own = {
+        address
+        for endpoint in view.endpoints.values()
+        if endpoint.id.namespace == ref.namespace
+        for address in endpoint.addresses
+    }
+    foreign = sorted(addresses - own)
+    if not addresses:
+        yield _nothing(ref, "it has no selector, and no EndpointSlice gives it addresses", ())
+    elif foreign:
+        message = (
+            f"{', '.join(foreign)}: no pod of namespace '{ref.namespace}' has this address, "
+            "so the service exposes nothing there"
+        )
+        yield lint_finding(LintCode.SERVICE_FOREIGN_ADDRESS, message, ref)
+
+
+def _nothing(ref: ObjectRef, reason: str, path: tuple[str | int, ...]) -> Finding:
+    message = f"the service is open and exposes nothing: {reason}"
+    return lint_finding(LintCode.SERVICE_EXPOSES_NOTHING, message, ref, path)
+
+
+def hidden_source_findings(view: View) -> Iterator[Finding]:
+    """Statements that look for a client's address where the node's own takes its place."""
+    for service in view.cluster.services:
+        spec = service.spec or ServiceSpec()
+        if spec.type not in _SEEN_FROM_OUTSIDE or spec.external_traffic_policy == "Local":
+            continue
+        for pod in selected_pods(view.cluster, service):
+            yield from _hidden_sources(view, pod, service)
+
+
+def _hidden_sources(view: View, pod: Pod, service: Service) -> Iterator[Finding]:
+    annotation = view.annotation(pod)
+    if annotation is None or object_ref(pod) not in view.endpoints:
+        return
+    for statement in view.statements(pod):
+        cidrs = [c for m in statement.src if isinstance(m, grammar.CidrMatch) for c in m.cidrs]
+        if not cidrs or _EVERYWHERE & set(cidrs):
+            continue
+        kind = service.spec.type if service.spec else ""
+        message = (
+            f"clients that come through the {kind} of service '{service.metadata.name}' are seen "
+            "with a node's address, so their own is never found here: "
+            "set externalTrafficPolicy: Local, or allow the nodes"
+        )
+        path = ("metadata", "annotations", annotation.key)
+        span = (statement.span.start, statement.span.end)
+        yield lint_finding(LintCode.CIDR_HIDDEN, message, object_ref(pod), path, span)
+
+
+def shared_address_findings(view: View) -> Iterator[Finding]:
+    """Live pods that have one address: policy can only be told for one of them."""
+    pods_by_address: dict[Address, list[ObjectRef]] = {}
+    for ref, endpoint in view.endpoints.items():
+        for address in endpoint.addresses:
+            pods_by_address.setdefault(address, []).append(ref)
+    for address, refs in sorted(pods_by_address.items()):
+        if len(refs) < 2:
+            continue
+        owner = max(refs, key=lambda ref: claim(view.endpoints[ref]))
+        for ref in sorted(refs):
+            if ref != owner:
+                message = (
+                    f"{address} is also the address of pod {owner.namespace}/{owner.name}, "
+                    "which counts as its owner: the newest does"
+                )
+                yield lint_finding(LintCode.ADDRESS_SHARED, message, ref, ("status",))

@@ -1,0 +1,98 @@
+"""What lint says: problems with their places, and every code there is.
+
+In: nothing.  Out: :class:`Problem` and the table of codes.  docs/lint.md explains each code with
+an example and a remedy; a test holds the two together.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from calico_k8s.translate.findings import Code, Severity, severity_of
+
+
+class LintCode(StrEnum):
+    """What only the whole cluster shows; :class:`~calico_k8s.translate.findings.Code` has the rest."""
+
+    ADDRESS_SHARED = "address-shared"
+    APISERVICE_UNREACHABLE = "apiservice-unreachable"
+    CIDR_HIDDEN = "cidr-hidden"
+    HOST_NETWORK = "host-network"
+    INGRESS_UNREACHABLE = "ingress-unreachable"
+    MANIFEST_UNREADABLE = "manifest-unreadable"
+    NAMESPACE_UNKNOWN = "namespace-unknown"
+    PEER_MATCHES_NOTHING = "peer-matches-nothing"
+    PORT_NAME_UNKNOWN = "port-name-unknown"
+    SERVICE_EXPOSES_NOTHING = "service-exposes-nothing"
+    SERVICE_FOREIGN_ADDRESS = "service-foreign-address"
+    SERVICE_PORT_UNKNOWN = "service-port-unknown"
+    STATEMENT_SHADOWED = "statement-shadowed"
+    TARGET_MISMATCH = "target-mismatch"
+    WEBHOOK_UNREACHABLE = "webhook-unreachable"
+
+
+class CodeInfo(NamedTuple):
+    """How bad problems of a code are, and what they are in a few words."""
+
+    severity: Severity
+    summary: str
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One problem; ``file`` is empty and ``line`` 0 for objects that no file holds."""
+
+    severity: Severity
+    code: str
+    message: str
+    file: str
+    line: int
+    column: int
+    object: str
+    """``Kind/namespace/name`` of the object that a person wrote."""
+    excerpt: str = ""
+    """The lines that show the place inside a policy text; empty for other problems."""
+
+
+_SUMMARIES: Mapping[Code | LintCode, str] = {
+    Code.ADDRESS_INVALID: "an address in an object's status is no IP address",
+    Code.ANNOTATION_KEYS: "a pod has two policy annotations that differ",
+    Code.ANNOTATION_SYNTAX: "a policy annotation does not parse",
+    Code.FLAG_CONFLICT: "a namespace's annotation and label say different things",
+    Code.FLAG_VALUE: "a namespace's flag is neither open nor closed",
+    Code.LABEL_RESERVED: "a pod gives itself a label that says where it comes from",
+    Code.OBJECT_DUPLICATE: "an object is there twice",
+    Code.OBJECT_INVALID: "an object cannot be decoded",
+    Code.SERVICE_EXTERNAL_NAME: "an open service is of type ExternalName",
+    Code.SERVICE_FLAG_VALUE: "a service's label is not open",
+    LintCode.ADDRESS_SHARED: "two live pods have one address",
+    LintCode.APISERVICE_UNREACHABLE: "the API server cannot reach an APIService's pods",
+    LintCode.CIDR_HIDDEN: "a cidr source cannot be seen behind a NodePort or LoadBalancer",
+    LintCode.HOST_NETWORK: "an annotated pod is on its node's network",
+    LintCode.INGRESS_UNREACHABLE: "nothing outside the namespace reaches an Ingress' pods",
+    LintCode.MANIFEST_UNREADABLE: "a file is not YAML, or cannot be read",
+    LintCode.NAMESPACE_UNKNOWN: "a statement names a namespace that is not there",
+    LintCode.PEER_MATCHES_NOTHING: "a label or selector matches no pod",
+    LintCode.PORT_NAME_UNKNOWN: "a statement names a port that its pod does not have",
+    LintCode.SERVICE_EXPOSES_NOTHING: "an open service opens nothing",
+    LintCode.SERVICE_FOREIGN_ADDRESS: "an open service leads to what is no pod of its namespace",
+    LintCode.SERVICE_PORT_UNKNOWN: "an open service names a port that none of its pods has",
+    LintCode.STATEMENT_SHADOWED: "a statement never matches: an earlier one takes all of it",
+    LintCode.TARGET_MISMATCH: "a statement's 'to' is never true of its own pod",
+    LintCode.WEBHOOK_UNREACHABLE: "the API server cannot reach a webhook's pods",
+}
+
+_ERRORS = frozenset({LintCode.MANIFEST_UNREADABLE})
+
+
+def _info(code: Code | LintCode, summary: str) -> CodeInfo:
+    if isinstance(code, Code):
+        return CodeInfo(severity_of(code), summary)
+    return CodeInfo(Severity.ERROR if code in _ERRORS else Severity.WARNING, summary)
+
+
+CODES: Mapping[str, CodeInfo] = {
+    str(code): _info(code, summary) for code, summary in sorted(_SUMMARIES.items())
+}
+"""Every code that lint can give, sorted."""
