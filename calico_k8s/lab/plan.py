@@ -104,6 +104,11 @@ def place_of(pod: PodId | NodeName) -> Place:
     return Place(pod)
 
 
+def is_pod(place: Place) -> bool:
+    """Whether the place is a pod, not a node."""
+    return "/" in place
+
+
 def versions(addresses: Iterable[Address]) -> frozenset[Version]:
     """The families of some addresses."""
     return frozenset(address_version(address) for address in addresses)

@@ -16,12 +16,12 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from calico_k8s.errors import CalicoError, InputError, KernelError
+from calico_k8s.errors import CalicoError, InputError, KernelError, UnavailableError
 from calico_k8s.lab.exchange import Exchange, ask
 from calico_k8s.lab.listener import Listener, Speak
 from calico_k8s.lab.loop import Loop, LoopStopped
 from calico_k8s.lab.netns import Namespace, Traveller
-from calico_k8s.lab.plan import LabPlan, LabPod, ListenPort, Place, PodId, place_of
+from calico_k8s.lab.plan import LabPlan, LabPod, ListenPort, Place, PodId, is_pod, place_of
 from calico_k8s.lab.question import Answer, Outcome, Patience, Probe
 from calico_k8s.lab.sources import Sources
 from calico_k8s.lab.stream import Stream, StreamKind
@@ -32,11 +32,15 @@ QUICK = Patience(sends_s=(0.0, 0.06, 0.15), settle_s=0.3)
 PATIENT = Patience(sends_s=(0.0, 0.2, 0.5, 1.0), settle_s=2.0)
 BUSY_S = 0.05
 """Answers or timers this late mean a machine too busy for QUICK: what is silent is asked again."""
-IN_FLIGHT_MAX = 800
+IN_FLIGHT_MAX, IN_FLIGHT_MIN = 800, 50
 STARTS_A_TURN = 24
 """Questions between two looks at the answers; with more, answers wait for questions."""
 DESCRIPTORS = 65536
-"""Open files: up to three connections a question, both ends, beside thousands of listeners."""
+"""Open files that are enough for thousands of listeners."""
+DESCRIPTORS_A_QUESTION = 8
+"""Three connections, both ends, and some that are still closing."""
+DESCRIPTORS_BESIDE = 300
+"""The cluster's namespaces, and whatever else this process has open."""
 STREAM_OPEN_S = 3.0
 
 
@@ -47,10 +51,11 @@ class Prober:
 
     Raises:
         KernelError: a port to listen on is taken.
+        UnavailableError: this process may not open enough files.
     """
 
     def __init__(self, plan: LabPlan, namespaces: Mapping[Place, Namespace]) -> None:
-        self._in_flight_max = min(IN_FLIGHT_MAX, _raise_descriptor_limit() // 8)
+        self._in_flight_max = _in_flight_max(_raise_descriptor_limit(), _listener_count(plan))
         self._listen = plan.listen
         self._namespaces = dict(namespaces)
         self._listeners: dict[Place, Listener] = {}
@@ -66,7 +71,7 @@ class Prober:
             for node in plan.nodes if plan.node_listen else ():
                 place = place_of(node.name)
                 self._loop.call(partial(self._open, place, node.addresses, plan.node_listen))
-        except KernelError:
+        except BaseException:
             self.close()
             raise
 
@@ -123,6 +128,19 @@ class Prober:
         """Listens in one more pod."""
         self._namespaces[place_of(pod.id)] = namespace
         self._loop.call(partial(self._open, place_of(pod.id), pod.addresses, self._listen))
+
+    def listen(self, ports: Iterable[ListenPort]) -> None:
+        """Listens on these ports too, in every pod that is there and those to come."""
+        new = sorted(set(ports) - set(self._listen))
+        if not new:
+            return
+        self._listen = (*self._listen, *new)
+        for place, listener in self._listeners.items():
+            if is_pod(place):
+                addresses = [at for at, (owner, _) in self._names.items() if owner == place]
+                self._loop.call(partial(listener.open, addresses, new))
+                for address in addresses:
+                    self._names[address] = (place, frozenset(self._listen))
 
     def remove_pod(self, name: PodId) -> None:
         """Closes every socket in a pod, so that its namespace can go.  Streams from it stop."""
@@ -263,6 +281,27 @@ class _Batch:
             self.finished.set_result((answers, slowest_s))
         elif self._next < len(self._probes):
             self._fill_soon()
+
+
+def _listener_count(plan: LabPlan) -> int:
+    on_pods = sum(len(pod.addresses) for pod in plan.pods) * len(plan.listen)
+    return on_pods + sum(len(node.addresses) for node in plan.nodes) * len(plan.node_listen)
+
+
+def _in_flight_max(limit: int, listeners: int) -> int:
+    """How many questions may be under way, of so many files that may be open.
+
+    Raises:
+        UnavailableError: too few to be of use.
+    """
+    room = (limit - listeners - DESCRIPTORS_BESIDE) // DESCRIPTORS_A_QUESTION
+    if room < IN_FLIGHT_MIN:
+        needed = listeners + DESCRIPTORS_BESIDE + DESCRIPTORS_A_QUESTION * IN_FLIGHT_MIN
+        raise UnavailableError(
+            f"the lab needs {needed} open files and may have {limit}:"
+            f" raise the limit (`ulimit -Hn {needed}`) or listen on fewer ports"
+        )
+    return min(room, IN_FLIGHT_MAX)
 
 
 def _raise_descriptor_limit() -> int:

@@ -1,7 +1,7 @@
 """Sockets that questions are asked from, in the namespaces of pods and nodes.
 
 In: a :class:`~calico_k8s.lab.question.Probe`.  Out: a socket in its place's namespace with a
-source port (or echo identifier) that the place did not use for some 50,000 questions: so no
+source port (or echo identifier) that the place did not use for some 28,000 questions: so no
 connection that was allowed earlier speaks for a new one.
 """
 
@@ -16,8 +16,9 @@ from calico_k8s.lab.plan import Place
 from calico_k8s.lab.question import SCTP, TCP, UDP, Probe
 from calico_k8s.model.addresses import Version, address_version
 from calico_k8s.model.resources import ICMP, ICMPV6, Protocol
+from calico_k8s.query.reach import EPHEMERAL_PORTS
 
-FIRST_SOURCE_PORT, LAST_SOURCE_PORT = 10000, 60999
+FIRST_SOURCE_PORT, LAST_SOURCE_PORT = EPHEMERAL_PORTS
 _BIND_ATTEMPTS = 1000
 _REUSING = frozenset({TCP, UDP})
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from calico_k8s.errors import InputError, KernelError
+from calico_k8s.errors import InputError, KernelError, UnavailableError
 from calico_k8s.lab.cluster import Cluster, cluster_up
 from calico_k8s.lab.netns import entered
 from calico_k8s.lab.plan import Place, PodId, PodNetwork, place_of
-from calico_k8s.lab.probe import Prober
+from calico_k8s.lab.probe import Prober, _in_flight_max
 from calico_k8s.lab.question import Outcome, Probe
 from calico_k8s.model.addresses import Address, address_version
 from calico_k8s.model.names import NodeName
@@ -238,3 +238,10 @@ def test_nodes_listen_where_the_plan_says(cluster: Cluster) -> None:
     with Prober(listening, cluster.places()) as made:
         probe = Probe(Place("default/p0"), node(1).addresses[1], 80, TCP)
         assert made.probe([probe])[0].answered_by == "node1"
+
+
+def test_too_few_open_files_are_told_before_anything_fails() -> None:
+    assert _in_flight_max(20000, 4000) == 800
+    assert _in_flight_max(4096, 1000) == 349
+    with pytest.raises(UnavailableError, match=r"needs 1700 open files and may have 1024"):
+        _in_flight_max(1024, 1000)
