@@ -1,0 +1,85 @@
+"""The matrix of who reaches whom, asked with real packets.
+
+In: a snapshot, which says who is there, and a prober.  Out: a
+:class:`~calico_k8s.query.matrix.Matrix` of the same cells, in the same order, as the computed one.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from calico_k8s.lab.plan import PodId, place_of
+from calico_k8s.lab.probe import Prober
+from calico_k8s.lab.question import Probe
+from calico_k8s.model.resources import PROTOCOL_NAMES, Action, WorkloadEndpoint
+from calico_k8s.policy.snapshot import Snapshot
+from calico_k8s.query.matrix import Cell, Matrix, Word, address_pairs, make_matrix
+from calico_k8s.query.reach import Service, source_ports
+
+CHUNK = 4000
+"""Questions between two calls of ``progress``; the denied ones of each cost a third of a second."""
+
+
+class _Question(NamedTuple):
+    """A packet to send, and the cell that it is for."""
+
+    cell: Cell
+    probe: Probe
+
+
+def ask_matrix(
+    prober: Prober,
+    snapshot: Snapshot,
+    services: Iterable[Service],
+    progress: Callable[[int], None] = lambda _done: None,
+) -> Matrix:
+    """Asks every pair of pods for every service; ``progress`` gets the questions done so far.
+
+    A cell with several source ports to ask from, as rules tell them apart, allows if all pass.
+    """
+    questions = list(matrix_questions(snapshot, services))
+    verdicts: dict[Cell, Word] = {}
+    for start in range(0, len(questions), CHUNK):
+        chunk = questions[start : start + CHUNK]
+        answers = prober.probe([question.probe for question in chunk])
+        for question, answer in zip(chunk, answers, strict=True):
+            if verdicts.get(question.cell) != "deny":
+                verdicts[question.cell] = "allow" if answer.verdict is Action.ALLOW else "deny"
+        progress(start + len(chunk))
+    cells = (msgspec.structs.replace(cell, verdict=word) for cell, word in verdicts.items())
+    return make_matrix(snapshot.endpoints.values(), cells)
+
+
+def matrix_questions(snapshot: Snapshot, services: Iterable[Service]) -> Iterator[_Question]:
+    """Every packet that the matrix takes, each cell's with the verdict still open (``deny``)."""
+    pods = sorted(snapshot.endpoints.values(), key=lambda endpoint: endpoint.id.pod)
+    wanted, ports = tuple(services), source_ports(snapshot)
+    for source in pods:
+        for target in pods:
+            yield from _questions(snapshot, source, target, wanted, ports)
+
+
+def _questions(
+    snapshot: Snapshot,
+    source: WorkloadEndpoint,
+    target: WorkloadEndpoint,
+    services: tuple[Service, ...],
+    ports: tuple[int, ...],
+) -> Iterator[_Question]:
+    for version, own, other in address_pairs(source, target):
+        # A packet with this source starts at the pod that owns the address.
+        place = place_of(PodId(snapshot.owner_by_address[own].id.pod))
+        for service in services:
+            cell = Cell(
+                src=source.id.pod,
+                dst=target.id.pod,
+                port=service.port,
+                protocol=PROTOCOL_NAMES[service.protocol],
+                family=version,
+                verdict="deny",
+            )
+            # Where no rule tells source ports apart, the prober chooses one.
+            several = ports if len(ports) > 1 and service.port else (0,)
+            for port in several:
+                yield _Question(cell, Probe(place, other, service.port, service.protocol, port))
