@@ -47,6 +47,8 @@ RETRY_LONGEST_S = 10.0
 JUDGE_AGAIN_S = 1.0
 """Packets on their way while a change was written can open a flow that it denies."""
 SAVE_AFTER_S = 5.0
+TELL_EVERY_S = 0.05
+"""A revision that is reached is told at once, and no more often than this."""
 COLLECT_EVERY_S = 5.0
 
 RESTART_SETTINGS = ("mark_mask", "iptables_backend")
@@ -89,6 +91,7 @@ class Agent:
         self._is_complete = False
         self._has_news = False
         self._retry_s = RETRY_FIRST_S
+        self._told_s = 0.0
         self._judge_again: set[Address] = set()
         self._wake_up, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._is_stopping = False
@@ -210,7 +213,8 @@ class Agent:
         except KernelError as error:
             self._fail(error, now_s)
             return
-        self._report.note_applied(written, time.time())
+        if self._report.note_applied(written, time.time()):
+            self._schedule.by(Task.TELL, max(now_s, self._told_s + TELL_EVERY_S))
         self._report.note_problems(desired.problems)
         self._note_touched(plan, deltas, now_s)
         if not plan.is_empty:
@@ -241,6 +245,7 @@ class Agent:
                     self._cutting.touch(self._judge_again)
                     self._judge_again = set()
                 case Task.TELL:
+                    self._told_s = now_s
                     self._schedule.at(task, now_s + self._config.status_interval_s)
                     self._tell(self._status())
                 case Task.SAVE:

@@ -69,12 +69,17 @@ class Report:
         self._failure = None
         self._applied_s = now_s
 
-    def note_applied(self, written: Written, now_s: float) -> None:
-        """The kernel is as the datastore says, up to the revision that was seen."""
+    def note_applied(self, written: Written, now_s: float) -> bool:
+        """The kernel is as the datastore says, up to the revision that was seen.
+
+        Whether others should hear of it soon: it is another revision, or the first.
+        """
+        is_news = not self._applied_s or self._applied_revision != self.seen_revision
         self._applied_revision = self.seen_revision
         self._applied_s = now_s
         if written.lines or written.members:
             log.debug("kernel written", lines=written.lines, members=written.members)
+        return is_news
 
     def note_drift(self, where: str, count: int) -> None:
         """Something in the kernel had been changed by others, and was mended."""
