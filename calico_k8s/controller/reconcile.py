@@ -10,7 +10,15 @@ from collections.abc import Set as AbstractSet
 
 import msgspec
 
-from calico_k8s.datastore.store import Compare, Delete, Operation, Put, Store, transact_in_order
+from calico_k8s.datastore.store import (
+    Compare,
+    Delete,
+    Operation,
+    Put,
+    Revision,
+    Store,
+    transact_in_order,
+)
 from calico_k8s.errors import StoreError
 from calico_k8s.model import codec, keys
 from calico_k8s.model.keys import Key
@@ -35,10 +43,12 @@ _RANK: dict[type, int] = {
 
 
 class Written(msgspec.Struct, frozen=True):
-    """How many keys a call wrote and deleted."""
+    """How many keys a call wrote and deleted, and the revision that has it all."""
 
     put: int
     deleted: int
+    revision: Revision | None = None
+    """None: nothing differed."""
 
 
 class Reconciler:
@@ -86,14 +96,14 @@ class Reconciler:
         operations: list[Operation] = [Put(keys.key_path(key), raw) for key, raw in changed.items()]
         operations += [Delete(keys.key_path(key)) for key in gone]
         try:
-            transact_in_order(self._store, operations, self._fence)
+            revision = transact_in_order(self._store, operations, self._fence)
         except StoreError:
             self._stored = None
             raise
         stored.update(changed)
         for key in gone:
             del stored[key]
-        return Written(len(changed), len(gone))
+        return Written(len(changed), len(gone), revision)
 
     def _read(self) -> dict[Key, bytes]:
         found: dict[Key, bytes] = {}
