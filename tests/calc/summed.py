@@ -67,6 +67,8 @@ class Summed:
             self.members[identity] -= members
         for identity, members in deltas.members_added.items():
             assert members
+            is_net = self.ipsets[identity].kind is IpsetKind.NET
+            assert {isinstance(member, str) for member in members} == {is_net}
             assert not members & self.members[identity], "adds what is there"
             assert not members & deltas.members_removed.get(identity, set())
             self.members[identity] |= members
