@@ -40,7 +40,8 @@ NODE = Address("192.168.0.1")
 NODE6 = Address("fd00::1")
 POD_LINK, OTHER_LINK, NEW_LINK = "cali0001", "cali0002", "cali0003"
 CUT = mark_layout(RenderConfig().mark_mask).cut
-FIELD = mark_layout(RenderConfig().mark_mask).field
+STALE = mark_layout(RenderConfig().mark_mask).mark(Number.ALLOW_ALL)
+"""A mark of ours on a packet that has not met a set of ours: somebody restored it."""
 
 Hook = Literal["forward", "to_host", "from_host"]
 ALLOWED, LEFT, DENIED = "allowed", "left", "denied"
@@ -134,12 +135,14 @@ FORWARDED: tuple[tuple[str, Packet, str], ...] = (
     ("a live flow of others", into(OUTSIDE, out_interface="docker0", state="ESTABLISHED"), LEFT),
     ("an invalid packet of others", into(OUTSIDE, out_interface="docker0", state="INVALID"), LEFT),
     # A mark that somebody restored gives nobody a group.
+    ("a stale mark, the world to a pod", into(src=OUTSIDE, mark=STALE), DENIED),
     (
-        "a stale mark from elsewhere",
-        into(src=OUTSIDE, mark=FIELD),
-        DENIED,
+        "a stale mark, the world to the world",
+        into(OUTSIDE, out_interface="docker0", mark=STALE),
+        LEFT,
     ),
-    ("a stale mark from a new pod", out(src=OUTSIDE, in_interface=NEW_LINK, mark=FIELD), DENIED),
+    ("a stale mark, a pod as the world", out(src=OUTSIDE, mark=STALE), DENIED),
+    ("the same in a live flow", out(src=OUTSIDE, mark=STALE, state="ESTABLISHED"), DENIED),
     # Neighbour discovery passes bridges, whoever sends it.
     ("neighbour solicitation of a pod", nd(135), ALLOWED),
     ("duplicate address detection", nd(135, src=UNSPECIFIED6), ALLOWED),
@@ -236,6 +239,13 @@ TO_HOST: tuple[tuple[str, Packet, str, str, str], ...] = (
     ("neighbour solicitation of a known pod", nd(135), ALLOWED, LEFT, LEFT),
     ("a router advertisement", nd(134), DENIED, DENIED, DENIED),
     ("an invalid packet", out(NODE, state="INVALID"), DENIED, DENIED, DENIED),
+    (
+        "a stale mark, a pod as the world",
+        out(NODE, src=OUTSIDE, mark=STALE),
+        DENIED,
+        DENIED,
+        DENIED,
+    ),
     ("the world to the node", into(NODE, src=OUTSIDE), LEFT, LEFT, LEFT),
     ("the world as a pod, to the node", into(NODE, src=POD), DENIED, DENIED, DENIED),
 )
@@ -264,6 +274,11 @@ FROM_HOST: tuple[tuple[str, Packet, str], ...] = (
     ("the node to a new pod", into(src=NODE, in_interface="", out_interface=NEW_LINK), LEFT),
     ("a forwarded service, allowed", into(in_interface=""), LEFT),
     ("a forwarded service, denied", into(in_interface="", dport=1), DENIED),
+    (
+        "a stale mark to a new pod",
+        into(OUTSIDE, in_interface="", out_interface=NEW_LINK, mark=STALE),
+        DENIED,
+    ),
     ("a forwarded service's live flow", into(in_interface="", dport=1, state="ESTABLISHED"), LEFT),
     ("the same, cut", into(in_interface="", state="ESTABLISHED", connmark=CUT), DENIED),
     (

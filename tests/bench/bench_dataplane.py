@@ -1,0 +1,202 @@
+"""New connections through one node: what our chains leave of the rate, on both backends.
+
+Two pods of one node, joined by routed veths, beside 998 others in 100 policy groups.  The client
+connects and resets, so one packet in four is a new flow: the dearest mix there is.  The floor is
+nothing but an established-accept rule in ``FORWARD``.  Each path has a router namespace of its own
+and they take turns of 4 ms, so a ratio holds on a machine that others use too.
+
+Needs root and gcc.  Arguments: seconds for each comparison (12), then backends.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from calico_k8s.calc.deltas import Group, LocalEndpoint
+from calico_k8s.felix.iptables.driver import TableDriver
+from calico_k8s.felix.iptables.programs import Backend
+from calico_k8s.render.endpoints import Attachment
+from calico_k8s.render.tables import WORKLOAD_LINK_GROUP, Table
+from tests.namespaces import Namespace, ip, new_namespace, run
+from tests.render.kernels import ipset_text, ipsets, restore_text
+from tests.render.states import (
+    BACKEND,
+    EGRESS,
+    INGRESS,
+    OPEN_OUT,
+    TCP,
+    State,
+    allow,
+    endpoint,
+    group,
+    nets,
+    ports,
+    profiles,
+    tables,
+)
+
+GROUPS, ENDPOINTS = 100, 1000
+PORT = 8080
+CLIENT, SERVER, GATEWAY = "10.65.0.1", "10.65.0.2", "169.254.1.1"
+ESTABLISHED = "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+
+
+class RoutedPath(NamedTuple):
+    """A client, a router and a server."""
+
+    client: Namespace
+    router: Namespace
+    server: Namespace
+
+
+def address(n: int) -> str:
+    """The nth pod's address; the first two are the client's and the server's."""
+    return f"10.65.{n // 250}.{n % 250 + 1}"
+
+
+def state(egress: str) -> State:
+    """100 ingress groups; egress as open as annotations leave it, or 100 groups too."""
+    ingress = tuple(
+        group(
+            f"in{n}",
+            INGRESS,
+            profiles(allow(protocol=TCP, peer_ipset=BACKEND, dst_ports=ports(PORT))),
+        )
+        for n in range(GROUPS)
+    )
+    out: tuple[Group, ...] = (OPEN_OUT,)
+    if egress == "policies":
+        out = tuple(
+            group(f"out{n}", EGRESS, profiles(allow(protocol=TCP), allow())) for n in range(GROUPS)
+        )
+    endpoints: dict[LocalEndpoint, Attachment | None] = {
+        endpoint(
+            f"p{n}", address(n), f"in{(n * 7 + 59) % GROUPS}", out[(n * 3 + 37) % len(out)].id
+        ): Attachment(f"cali{n:04}")
+        for n in range(ENDPOINTS)
+    }
+    return State("", (*ingress, *out), endpoints, {BACKEND: nets("10.65.0.0/24")})
+
+
+@contextmanager
+def routed_path(sets: str) -> Iterator[RoutedPath]:
+    """Two pods on a node that holds these sets and no rule."""
+    with ExitStack() as stack:
+        client, router, server = (stack.enter_context(new_namespace()) for _ in range(3))
+        with router:
+            for interface, pod, own in (("cali0000", client, CLIENT), ("cali0001", server, SERVER)):
+                ip(f"link add {interface} type veth peer name eth0 netns {pod.path}")
+                ip(f"addr add {GATEWAY}/32 dev {interface}")
+                ip(f"link set {interface} up group {WORKLOAD_LINK_GROUP}")
+                ip(f"route add {own}/32 dev {interface}")
+                with pod:
+                    ip("link set eth0 up")
+                    ip(f"addr add {own}/32 dev eth0")
+                    ip(f"route add {GATEWAY} dev eth0")
+                    ip(f"route add default via {GATEWAY}")
+            run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0")
+            run("ipset", "restore", stdin=sets)
+        yield RoutedPath(client, router, server)
+
+
+def bare(backend: Backend, *texts: str) -> None:
+    """Rules as they are rendered."""
+    for text in texts:
+        run(f"iptables-{backend}-restore", "--noflush", stdin=text)
+
+
+def floor(backend: Backend) -> None:
+    """What every node with conntrack has."""
+    bare(backend, f"*filter\n{ESTABLISHED}\nCOMMIT\n")
+
+
+def driven(backend: Backend, made: tuple[Table, ...]) -> None:
+    """Tables as the agent writes them, with what it recognises them by."""
+    for table in made:
+        driver = TableDriver(backend, 4, table.name)
+        driver.set_desired(table)
+        driver.apply()
+        driver.close()
+
+
+def commented(table: Table) -> str:
+    """The table with a comment in every rule, as if each carried its hash."""
+    lines = restore_text(table).splitlines()
+    return "\n".join(
+        f"{line} -m comment --comment cali:{number:08x}" if line.startswith("-A") else line
+        for number, line in enumerate((*lines, ""))
+    )
+
+
+def compare(
+    program: Path,
+    backend: Backend,
+    seconds: float,
+    loads: Mapping[str, Callable[[], None]],
+    sets: str,
+) -> None:
+    """Load each path with its rules, let them take turns, print each beside the floor."""
+    with ExitStack() as stack:
+        paths = [stack.enter_context(routed_path(sets)) for _ in loads]
+        for path, load in zip(paths, loads.values(), strict=True):
+            with path.router:
+                load()
+        ends = [end.path for path in paths for end in (path.client, path.server)]
+        output = run(str(program), str(int(seconds * 1000)), SERVER, str(PORT), *ends)
+    figures = [[int(word) for word in line.split()] for line in output.splitlines()]
+    base = figures[[*loads].index("floor")]
+    for name, (cpu, wall, count) in zip(loads, figures, strict=True):
+        print(
+            f"{backend:7} {name:34} {cpu / 1000:7.2f} {wall / 1000:7.2f} us"
+            f"   {base[0] / cpu:5.3f} {base[1] / wall:5.3f}   {count:8}",
+            flush=True,
+        )
+
+
+def bench(program: Path, backend: Backend, seconds: float) -> None:
+    """All variants of one backend in one run."""
+    annotations, policies = state("annotations"), state("policies")
+    sets = ipset_text(ipsets(policies), 4)
+    open_sets = ipset_text(ipsets(annotations), 4)
+    made, both = tables(annotations, 4), tables(policies, 4)
+    loads: dict[str, Callable[[], None]] = {
+        "no rule, no conntrack": lambda: None,
+        "floor": lambda: floor(backend),
+        "100 groups of annotations": lambda: driven(backend, made),
+        "the same, rules alone": lambda: bare(backend, *map(restore_text, made)),
+        "the same, every rule commented": lambda: bare(backend, *map(commented, made)),
+    }
+    compare(program, backend, seconds, loads, open_sets)
+    loads = {
+        "floor": lambda: floor(backend),
+        "100 groups each direction": lambda: driven(backend, both),
+        "the same, rules alone": lambda: bare(backend, *map(restore_text, both)),
+    }
+    compare(program, backend, seconds * 3 / 5, loads, sets)
+
+
+def main(arguments: list[str]) -> int:
+    """Compile, then each backend."""
+    seconds = float(arguments[0]) if arguments else 12.0
+    backends = [Backend(name) for name in arguments[1:]] or [*Backend]
+    print(f"{'':42} {'cpu':>7} {'wall':>7}      to the floor   connects")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XTABLES_LOCKFILE"] = str(Path(folder, "lock"))
+        program = Path(folder, "connect_bench")
+        source = Path(__file__).with_name("connect_bench.c")
+        run("gcc", "-O2", "-Wall", "-Wextra", "-o", str(program), str(source))
+        for backend in backends:
+            bench(program, backend, seconds)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except subprocess.SubprocessError as error:
+        sys.exit(f"bench: {error}")
