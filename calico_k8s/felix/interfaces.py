@@ -256,11 +256,18 @@ class InterfaceWatcher:
         )
 
     def solicit(self, unsettled: Mapping[Address, str]) -> None:
-        """Ask addresses on bridges to answer, so that their ports are learned."""
+        """Ask addresses on bridges to answer, so that their ports are learned.
+
+        A MAC that an address had and that is behind no port is forgotten first: the kernel would
+        go on asking that one, a pod's that is gone, and hear nothing for half a minute.
+        """
         numbers = {link.name: link.number for link in self._socket.links()}
-        self._socket.solicit(
-            [(a, numbers[bridge]) for a, bridge in sorted(unsettled.items()) if bridge in numbers]
-        )
+        asked = [
+            (a, numbers[bridge]) for a, bridge in sorted(unsettled.items()) if bridge in numbers
+        ]
+        known = {(n.address, n.link) for n in self._socket.neighbours() if not n.is_failed}
+        self._socket.forget_neighbours([place for place in asked if place in known])
+        self._socket.solicit(asked)
 
     def mark_workloads(self, state: HostState, names: Collection[str], bit: int) -> None:
         """Set the bit in the link group of these interfaces, and clear it in others'."""

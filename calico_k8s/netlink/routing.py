@@ -200,6 +200,16 @@ class RoutingSocket:
                 found.append(BridgePort(bytes(attributes[NDA_LLADDR]), link))
         return found
 
+    def forget_neighbours(self, places: Sequence[tuple[Address, int]]) -> None:
+        """Forget the MAC of each address on the interface of that index; one not known is fine."""
+        requests: list[Request] = []
+        for address, link in places:
+            family = socket.AF_INET6 if address_version(address) == 6 else socket.AF_INET
+            target = attribute(NDA_DST, socket.inet_pton(family, address))
+            header = _NDMSG.pack(family, 0, link, 0, 0, 0)
+            requests.append(Request(RTM_DELNEIGH, 0, header + target))
+        self._socket.batch(requests)
+
     def solicit(self, places: Sequence[tuple[Address, int]]) -> None:
         """Have the kernel ask each address for its MAC on the interface of that index.
 

@@ -258,6 +258,27 @@ def test_the_kernel_is_asked_for_the_ports_of_pods_on_a_bridge(watcher: Interfac
 
 
 @pytest.mark.kernel
+def test_an_address_that_another_pod_had_is_found_at_its_new_pod(
+    watcher: InterfaceWatcher,
+) -> None:
+    ip("link add cni0 type bridge")
+    ip("addr add 10.2.0.254/24 dev cni0")
+    ip("link set cni0 up")
+    ip("neigh add 10.2.0.1 dev cni0 lladdr 02:00:00:00:00:99 nud reachable")
+    wanted = Wanted(addresses("10.2.0.1"))
+    with new_namespace() as pod:
+        ip(f"link add veth1 type veth peer name eth0 netns {pod.path}")
+        ip("link set veth1 master cni0 up")
+        with pod:
+            ip("addr add 10.2.0.1/24 dev eth0")
+            ip("link set eth0 up")
+        found = find_interfaces(watcher.read(), wanted)
+        assert found.unsettled == {"10.2.0.1": "cni0"}
+        watcher.solicit(found.unsettled)
+        assert until(lambda: not find_interfaces(watcher.read(), wanted).unsettled)
+
+
+@pytest.mark.kernel
 def test_only_the_named_bridge_is_shown_to_iptables(watcher: InterfaceWatcher) -> None:
     for name in ("cni0", "other0"):
         ip(f"link add {name} type bridge")
