@@ -264,7 +264,6 @@ def test_an_address_that_another_pod_had_is_found_at_its_new_pod(
     ip("link add cni0 type bridge")
     ip("addr add 10.2.0.254/24 dev cni0")
     ip("link set cni0 up")
-    ip("neigh add 10.2.0.1 dev cni0 lladdr 02:00:00:00:00:99 nud reachable")
     wanted = Wanted(addresses("10.2.0.1"))
     with new_namespace() as pod:
         ip(f"link add veth1 type veth peer name eth0 netns {pod.path}")
@@ -272,6 +271,7 @@ def test_an_address_that_another_pod_had_is_found_at_its_new_pod(
         with pod:
             ip("addr add 10.2.0.1/24 dev eth0")
             ip("link set eth0 up")
+        ip("neigh add 10.2.0.1 dev cni0 lladdr 02:00:00:00:00:99 nud reachable")
         found = find_interfaces(watcher.read(), wanted)
         assert found.unsettled == {"10.2.0.1": "cni0"}
         watcher.solicit(found.unsettled)
