@@ -14,9 +14,11 @@ filter table ends with.  ``docs/design/kernel.md`` draws them and says what each
     OUTPUT  ─► by a workload interface, with a source that is not ours (IPVS): ingress group
 
 A packet that is let through keeps a number in its mark until the filter table's last rule has
-accepted it; with ``allow-action return`` it leaves the mangle table without one.  Every chain
-ends in a verdict, a goto or a written ``RETURN``: the rule after it, where the driver keeps the
-chain's hash, is never reached.
+accepted it; with ``allow-action return`` it leaves the mangle table without one.
+
+A chain's last rule is where the driver keeps its hash, in a comment that costs a packet more than
+most rules.  So chains that every packet walks end in a ``RETURN`` that none reaches
+(:data:`UNREACHED`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -54,6 +56,9 @@ OUTPUT_TO_POD = ChainName("cali-output-to-pod")
 PASS = ChainName("cali-pass")
 PASS_TO_HOST = ChainName("cali-pass-to-host")
 CLEAR = ChainName("cali-clear")
+
+UNREACHED = rule(RETURN)
+"""Stands behind a verdict or a goto."""
 
 Chains = dict[ChainName, tuple[RuleText, ...]]
 
@@ -131,6 +136,7 @@ class _Static:
                 rule(self.ended, DROP),
                 *self._only_ipv6(NEIGHBOUR_POD),
                 rule(goto(FROM_POD)),
+                UNREACHED,
             ),
             FROM_POD: (
                 rule(jump(ROOTS[Direction.EGRESS])),
@@ -152,11 +158,13 @@ class _Static:
                 rule(text.ESTABLISHED, goto(ESTABLISHED_ELSEWHERE)),
                 *self._only_ipv6(NEIGHBOUR_ELSEWHERE),
                 rule(goto(TO_POD)),
+                UNREACHED,
             ),
             ESTABLISHED_ELSEWHERE: (
                 rule(text.connmark_has(self.layout.cut), DROP),
                 *self._to_workloads(self.accepted, is_wanted=self.accepts),
                 rule(RETURN),
+                UNREACHED,
             ),
             TO_POD: (
                 self.ingress_mark,
@@ -175,8 +183,8 @@ class _Static:
         """The ingress group's verdict; the number stays in the mark as the sign to accept."""
         root = ROOTS[Direction.INGRESS]
         if self.accepts:
-            return (rule(goto(root)),)
-        return rule(jump(root)), rule(goto(CLEAR))
+            return rule(goto(root)), UNREACHED
+        return rule(jump(root)), rule(goto(CLEAR)), UNREACHED
 
     def input(self) -> Chains:
         """What pods send to the node; of everything else only stolen addresses are dropped."""
@@ -186,6 +194,7 @@ class _Static:
                 *self._from_workloads(goto(TO_HOST), is_wanted=True),
                 rule(text.NEW, self.is_local_src, DROP),
                 rule(RETURN),
+                UNREACHED,
             ),
             TO_HOST: (
                 rule(*self._dhcp(), goto(PASS_TO_HOST)),
@@ -233,6 +242,7 @@ class _Static:
                     goto(OUTPUT_TO_POD), text.FROM_ELSEWHERE_TO_ONE, is_wanted=True
                 ),
                 rule(RETURN),
+                UNREACHED,
             ),
             OUTPUT_TO_POD: (
                 rule(text.ESTABLISHED, self.is_uncut, RETURN),

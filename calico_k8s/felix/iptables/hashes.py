@@ -1,13 +1,18 @@
-"""A rule's identity: a hash of its chain, the rules before it and its own text.  Pure.
+"""What our chains and rules are recognised by: a hash of their texts in a comment.  Pure.
 
-In: a table as the renderer made it.  Out: the same with each rule's hash and the line that
-writes it.  The kernel is not asked to give a text back: equal hashes in equal places are equal
-rules, whatever the two iptables backends make of spelling and order.
+In: a table as the renderer made it.  Out: the same with hashes and the lines that write them.
+The kernel is not asked to give a text back: equal hashes in equal places are equal rules, whatever
+the two iptables backends make of spelling and order.
+
+A comment is a match that the kernel runs, and costs a packet more than most rules do (34 ns
+legacy, 44 ns nft).  So a chain of ours has one, in its last rule, with the hash of the whole
+chain: the renderer's chains end where few packets come.  In a built-in chain each rule of ours
+has its own.
 """
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, NewType
 
 import msgspec
@@ -21,11 +26,11 @@ COMMENT_PREFIX: Final = "cali:"
 HASH_LENGTH: Final = 8
 """Characters of URL-safe base64: 48 bits, compared only with what stands in the same place."""
 FOREIGN: Final = RuleHash("")
-"""Stands for a rule that is not ours."""
+"""Stands for a rule without a hash: not ours, or in a chain of ours and not the last."""
 
 
 class HashedRule(NamedTuple):
-    """A rule as it is written: its text with the comment, and the hash in it."""
+    """A rule as it is written: its text with the comment, if it has one, and the hash in it."""
 
     hash: RuleHash
     text: str
@@ -54,24 +59,43 @@ class Hasher:
         """The table with hashes.  Cost: 2 us for each rule of a changed chain."""
         before, self._done = self._done, {}
 
-        def hashed(place: str, rules: tuple[RuleText, ...]) -> HashedRules:
+        def hashed(
+            place: str,
+            rules: tuple[RuleText, ...],
+            make: Callable[[str, tuple[RuleText, ...]], HashedRules],
+        ) -> HashedRules:
             known = before.get(place)
             self._done[place] = (
-                known if known and known[0] == rules else (rules, hash_rules(place, rules))
+                known if known and known[0] == rules else (rules, make(place, rules))
             )
             return self._done[place][1]
+
+        def in_hooks(
+            hooks: Mapping[HookName, tuple[RuleText, ...]], end: str
+        ) -> Mapping[HookName, HashedRules]:
+            return {
+                hook: hashed(f"{hook} {end}", rules, hash_rules) for hook, rules in hooks.items()
+            }
 
         return HashedTable(
             table.name,
             table.version,
-            chains={name: hashed(name, rules) for name, rules in table.chains.items()},
-            first={hook: hashed(f"{hook} first", rules) for hook, rules in table.first.items()},
-            last={hook: hashed(f"{hook} last", rules) for hook, rules in table.last.items()},
+            chains={name: hashed(name, rules, hash_chain) for name, rules in table.chains.items()},
+            first=in_hooks(table.first, "first"),
+            last=in_hooks(table.last, "last"),
         )
 
 
+def hash_chain(name: str, rules: tuple[RuleText, ...]) -> HashedRules:
+    """The rules of a chain of ours; the last has the hash of them all."""
+    if not rules:
+        return ()
+    others = tuple(HashedRule(FOREIGN, text) for text in rules[:-1])
+    return (*others, hash_rules(name, rules)[-1])
+
+
 def hash_rules(place: str, rules: tuple[RuleText, ...]) -> HashedRules:
-    """The rules of one place, each with the hash of everything up to and with itself.
+    """The rules of one place in a built-in chain, each with the hash of all up to and with it.
 
     The comment stands last among the matches: a packet that the others turn away never pays
     for it.

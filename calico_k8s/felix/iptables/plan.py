@@ -4,7 +4,7 @@ In: a hashed table, and for each chain the hashes the kernel holds in it.  Out: 
 none.  One restore is one transaction: at no instant is a jump of ours missing that was there
 before and is wanted after.
 
-A chain of ours that differs is written whole, or only its new end where the beginning stands.
+A chain of ours that differs is written whole: its hash, in the last rule, is that of the whole.
 In a built-in chain our rules are deleted by their text, never by number: another program may
 insert between reading and writing.
 """
@@ -16,7 +16,7 @@ from calico_k8s.felix.iptables.hashes import FOREIGN, HashedTable, RuleHash
 from calico_k8s.render.tables import CHAIN_PREFIX, HookName
 
 Held = Mapping[str, tuple[RuleHash, ...]]
-"""Chain by chain what the kernel has: our rules' hashes, ``FOREIGN`` for others' rules.
+"""Chain by chain what the kernel has: the hashes in our rules, ``FOREIGN`` for rules without one.
 
 Chains of ours, and the built-in chains that exist.
 """
@@ -64,11 +64,9 @@ def make_plan(
         new = tuple(rule.hash for rule in rules)
         if old == new:
             continue
-        is_extension = old is not None and new[: len(old)] == old
-        if not is_extension:
+        if old != ():
             declared.append(f":{name} - [0:0]")
-        start = len(old) if is_extension and old is not None else 0
-        appended += [f"-A {name} {rule.text}" for rule in rules[start:]]
+        appended += [f"-A {name} {rule.text}" for rule in rules]
     unwanted = [
         name for name in held if name.startswith(CHAIN_PREFIX) and name not in desired.chains
     ]

@@ -3,7 +3,7 @@
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from calico_k8s.felix.iptables.hashes import HASH_LENGTH, Hasher, hash_rules
+from calico_k8s.felix.iptables.hashes import HASH_LENGTH, Hasher, hash_chain, hash_rules
 from calico_k8s.render.tables import ChainName, RuleText, Table
 
 RULES = st.lists(st.sampled_from(["-j DROP", "-j ACCEPT", "-i v0 -j RETURN"]).map(RuleText)).map(
@@ -36,6 +36,22 @@ def test_hashes_agree_as_far_as_the_rules_do_and_no_further(
 def test_hashes_differ_between_places(rules: tuple[RuleText, ...]) -> None:
     ours, theirs = hash_rules("cali-x", rules), hash_rules("cali-y", rules)
     assert not {rule.hash for rule in ours} & {rule.hash for rule in theirs}
+
+
+def test_a_chain_has_one_comment_behind_everything() -> None:
+    rules = tuple(map(RuleText, ("-p tcp -j DROP", "-i v0 -j RETURN", "-j DROP")))
+    hashed = hash_chain("cali-x", rules)
+    assert [rule.text for rule in hashed[:2]] == ["-p tcp -j DROP", "-i v0 -j RETURN"]
+    assert hashed[2] == hash_rules("cali-x", rules)[2]
+    assert hash_chain("cali-x", ()) == ()
+
+
+@given(RULES, RULES)
+def test_chains_have_equal_hashes_only_if_they_are_equal(
+    ours: tuple[RuleText, ...], theirs: tuple[RuleText, ...]
+) -> None:
+    found = [[rule.hash for rule in hash_chain("cali-x", rules)] for rules in (ours, theirs)]
+    assert (found[0] == found[1]) == (ours == theirs)
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["cali-x", "cali-y"]).map(ChainName), RULES)))

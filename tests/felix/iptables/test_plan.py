@@ -110,17 +110,31 @@ def verbs(plan: Plan) -> list[str]:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
+        (("-j LOG",), ("-j LOG",), []),
         ((), ("-j DROP",), ["-A cali-a"]),
-        (("-j LOG",), ("-j LOG", "-j DROP"), ["-A cali-a"]),
+        (("-j LOG",), ("-j LOG", "-j DROP"), [":cali-a", "-A cali-a", "-A cali-a"]),
         (("-j LOG", "-j DROP"), ("-j LOG",), [":cali-a", "-A cali-a"]),
         (("-j LOG",), ("-j DROP",), [":cali-a", "-A cali-a"]),
     ],
 )
-def test_a_chain_that_only_grew_at_its_end_is_not_written_again(
+def test_a_chain_that_differs_is_written_whole(
     old: tuple[str, ...], new: tuple[str, ...], expected: list[str]
 ) -> None:
     before, after = table({"cali-a": old}), table({"cali-a": new})
     assert verbs(make_plan(after, held(model_of(before, {})), {})) == expected
+
+
+def test_a_chain_with_somebodys_rule_in_it_is_written_again() -> None:
+    hashed = table({"cali-a": ("-j LOG", "-j DROP")})
+    for spoiled in (("foreign",), ("foreign", "-j LOG", "-j DROP"), ("-j LOG",)):
+        model = model_of(hashed, {})
+        own = model["cali-a"]
+        model["cali-a"] = [
+            own[["-j LOG", "-j DROP"].index(t)] if t in ("-j LOG", "-j DROP") else t
+            for t in spoiled
+        ]
+        carry_out(model, make_plan(hashed, held(model), {}))
+        assert model == model_of(hashed, {})
 
 
 def test_a_jump_in_its_place_is_not_touched_when_another_leaves() -> None:
