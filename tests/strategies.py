@@ -1,23 +1,32 @@
 """Hypothesis strategies for Kubernetes objects: small pools of names, so that things collide.
 
-Objects come out decoded.  Pods share addresses, labels and policy texts across namespaces;
-services, slices, namespaces and accounts are often missing, and often refer to each other.
+Objects come out decoded.  Hypothesis draws the seed of a whole history and its length, not each
+field: with ``st.builds`` all the way down, and with lists of objects from a pool as well, histories
+stayed so poor that three of five planted mistakes were not found.
+
+Pods share addresses, labels and policy texts across namespaces; services, slices, namespaces and
+accounts are often missing, and often refer to each other.
 """
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from random import Random
+from typing import TypeVar
 
 from hypothesis import strategies as st
 
 from calico_k8s.translate import objects
-from calico_k8s.translate.objects import KubeObject
+from calico_k8s.translate.findings import ObjectRef
+from calico_k8s.translate.objects import KubeObject, object_ref
 
-NAMESPACES = ("prod", "dev", "kube-system")
+_Item = TypeVar("_Item")
+
+NAMESPACES = ("prod", "prod", "dev", "kube-system")
 NAMES = ("a", "b", "c")
 NODES = ("node-1", "node-2")
 ADDRESSES = ("10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1", "fd00:0::2", "::ffff:10.0.0.1")
 ACCOUNTS = ("default", "builder")
-LABEL_KEYS = ("app", "tier", "example.org/a_b")
-LABEL_VALUES = ("web", "db", "")
+LABELS = (("app", "web"), ("app", "db"), ("tier", ""), ("example.org/a_b", "web"))
 PORT_NAMES = ("http", "dns")
 POLICY_KEYS = ("projectcalico.org/policy", "policy")
 FLAG_KEY = "projectcalico-policy"
@@ -26,7 +35,7 @@ POLICY_TEXTS = (
     "",
     "allow",
     "allow tcp from label app=web to port 80",
-    "allow tcp from label app=web label tier=db",
+    "allow tcp from label app=web label tier=",
     "allow from namespace dev",
     "allow from namespace dev label app=db",
     "allow udp from selector (app in {'web', 'db'} || has(tier)) to port dns",
@@ -36,148 +45,180 @@ POLICY_TEXTS = (
     "allow tcp frm label app=web",
 )
 
-FLAGS = ("open", "closed", "Open")
+FLAGS = ("open", "open", "closed", "Open")
 
 
-def label_maps() -> st.SearchStrategy[dict[str, str]]:
-    """Labels of a pod, of a namespace, of a service's selector."""
-    return st.dictionaries(st.sampled_from(LABEL_KEYS), st.sampled_from(LABEL_VALUES), max_size=3)
+class Chance:
+    """Choices for the making of one object."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+
+    def one(self, items: Sequence[_Item]) -> _Item:
+        """One of the items."""
+        return self._random.choice(items)
+
+    def some(self, items: Sequence[_Item], most: int) -> list[_Item]:
+        """Some of the items, perhaps none, each at most once."""
+        return self._random.sample(items, self._random.randint(0, most))
+
+    def maybe(self, item: _Item, times_of_ten: int = 5) -> _Item | None:
+        """The item, or None."""
+        return item if self._random.randrange(10) < times_of_ten else None
 
 
-def metadata(
-    *,
-    namespaced: bool = True,
-    labels: st.SearchStrategy[dict[str, str]] | None = None,
-    annotations: st.SearchStrategy[dict[str, str]] | None = None,
-) -> st.SearchStrategy[objects.Metadata]:
-    """Metadata of an object."""
-    return st.builds(
-        objects.Metadata,
-        name=st.sampled_from(NAMES if namespaced else NAMESPACES),
-        namespace=st.sampled_from(NAMESPACES) if namespaced else st.none(),
-        labels=st.none() | (label_maps() if labels is None else labels),
-        annotations=st.none() if annotations is None else st.none() | annotations,
-        uid=st.sampled_from(("", "u1", "u2")),
-        creation_timestamp=st.sampled_from((None, datetime(2026, 1, 1, tzinfo=UTC))),
-        generation=st.sampled_from((None, 1, 2)),
+def _labels(chance: Chance) -> dict[str, str]:
+    return dict(chance.some(LABELS, 2))
+
+
+def _flag(chance: Chance, times_of_ten: int) -> dict[str, str]:
+    value = chance.maybe(chance.one(FLAGS), times_of_ten)
+    return {} if value is None else {FLAG_KEY: value}
+
+
+def _container(chance: Chance) -> objects.Container:
+    port = objects.ContainerPort(
+        container_port=chance.one((80, 8080, 53)),
+        name=chance.maybe(chance.one(PORT_NAMES)),
+        protocol=chance.one((None, "", "TCP", "UDP")),
+    )
+    return objects.Container(chance.one((None, (), (port,))), chance.maybe("Always"))
+
+
+def _pod(chance: Chance) -> objects.Pod:
+    policies = {key: chance.one(POLICY_TEXTS) for key in chance.some(POLICY_KEYS, 1)}
+    if chance.maybe(1, 1):
+        policies = {key: chance.one(POLICY_TEXTS) for key in POLICY_KEYS}
+    metadata = objects.Metadata(
+        name=chance.one(NAMES),
+        namespace=chance.one(NAMESPACES),
+        labels=chance.maybe(_labels(chance), 9),
+        annotations=policies,
+        uid=chance.one(("", "u1", "u2")),
+        creation_timestamp=chance.one((None, datetime(2026, 1, 1, tzinfo=UTC))),
+        generation=chance.one((None, 1, 2)),
+    )
+    spec = objects.PodSpec(
+        node_name=chance.maybe(chance.one(NODES), 9),
+        host_network=chance.maybe(bool(chance.maybe(1, 2))),
+        service_account_name=chance.maybe(chance.one(ACCOUNTS)),
+        containers=(_container(chance), _container(chance)),
+        init_containers=chance.maybe((_container(chance),)),
+    )
+    addresses = tuple(objects.PodIp(address) for address in chance.some(ADDRESSES, 2))
+    status = objects.PodStatus(
+        phase=chance.one(("Running",) * 5 + ("Pending", "Succeeded", "Failed")),
+        pod_ip=chance.maybe(chance.one(ADDRESSES), 9),
+        pod_ips=chance.maybe(addresses),
+    )
+    return objects.Pod(metadata, spec, status)
+
+
+def _namespace(chance: Chance) -> objects.Namespace:
+    metadata = objects.Metadata(
+        name=chance.one(NAMESPACES),
+        labels=_labels(chance) | _flag(chance, 4),
+        annotations=_flag(chance, 4),
+    )
+    return objects.Namespace(metadata)
+
+
+def _service_account(chance: Chance) -> objects.ServiceAccount:
+    metadata = objects.Metadata(
+        name=chance.one(ACCOUNTS), namespace=chance.one(NAMESPACES), labels=_labels(chance)
+    )
+    return objects.ServiceAccount(metadata)
+
+
+def _service(chance: Chance) -> objects.Service:
+    metadata = objects.Metadata(
+        name=chance.one(NAMES),
+        namespace=chance.one(NAMESPACES),
+        labels=_labels(chance) | _flag(chance, 8),
+    )
+    ports = tuple(
+        objects.ServicePort(
+            port=chance.one((80, 53)),
+            protocol=chance.one((None, "TCP", "UDP")),
+            target_port=chance.one((None, 0, "", 8080, "http")),
+        )
+        for _ in range(chance.one((0, 1, 2)))
+    )
+    spec = objects.ServiceSpec(
+        type=chance.one((None, "ClusterIP", "ClusterIP", "ExternalName")),
+        selector=chance.maybe(_labels(chance), 8),
+        ports=ports,
+    )
+    return objects.Service(metadata, chance.maybe(spec, 9))
+
+
+def _endpoint_slice(chance: Chance) -> objects.EndpointSlice:
+    labels = {"kubernetes.io/service-name": chance.one(NAMES)}
+    metadata = objects.Metadata(
+        name=chance.one(NAMES), namespace=chance.one(NAMESPACES), labels=chance.maybe(labels, 9)
+    )
+    addresses = tuple(chance.some((*ADDRESSES, "10.9.9.9", "example.org"), 3))
+    return objects.EndpointSlice(metadata, (objects.SliceEndpoint(addresses),))
+
+
+def _node(chance: Chance) -> objects.Node:
+    addresses = tuple(
+        objects.NodeAddress(
+            chance.one(("InternalIP", "ExternalIP", "Hostname")),
+            chance.one(("192.168.0.1", "fd00:1::1", "node-1")),
+        )
+        for _ in range(chance.one((0, 1, 2)))
+    )
+    return objects.Node(
+        objects.Metadata(name=chance.one(NODES), labels=_labels(chance)),
+        objects.NodeSpec(chance.maybe("10.0.0.0/24")),
+        objects.NodeStatus(addresses),
     )
 
 
-def flags() -> st.SearchStrategy[dict[str, str]]:
-    """A map with the flag in it, or not."""
-    return st.dictionaries(st.just(FLAG_KEY), st.sampled_from(FLAGS), max_size=1)
+_MAKERS: Sequence[Callable[[Chance], KubeObject]] = (
+    *(_pod,) * 6,
+    *(_service,) * 4,
+    *(_endpoint_slice,) * 3,
+    *(_namespace,) * 2,
+    _service_account,
+    _node,
+)
 
 
-def flagged_label_maps() -> st.SearchStrategy[dict[str, str]]:
-    """Labels with a flag among them, or not."""
-    return st.builds(lambda labels, flag: labels | flag, label_maps(), flags())
+def _pool(make: Callable[[Chance], _Item], size: int) -> st.SearchStrategy[_Item]:
+    return st.sampled_from([make(Chance(Random(seed))) for seed in range(size)])
 
 
-def containers() -> st.SearchStrategy[objects.Container]:
-    """Containers with named ports, some of them sidecars."""
-    port = st.builds(
-        objects.ContainerPort,
-        container_port=st.sampled_from((80, 8080, 53)),
-        name=st.none() | st.sampled_from(PORT_NAMES),
-        protocol=st.sampled_from((None, "", "TCP", "UDP")),
-    )
-    return st.builds(
-        objects.Container,
-        ports=st.none() | st.lists(port, max_size=2).map(tuple),
-        restart_policy=st.sampled_from((None, "Always")),
-    )
+_PODS = _pool(_pod, 400)
+_OBJECTS = st.one_of(*(_pool(make, 200) for make in dict.fromkeys(_MAKERS)))
 
 
 def pods() -> st.SearchStrategy[objects.Pod]:
     """Pods in every state, sharing addresses."""
-    spec = st.builds(
-        objects.PodSpec,
-        node_name=st.sampled_from((*NODES, *NODES, None)),
-        host_network=st.sampled_from((None, False, False, True)),
-        service_account_name=st.none() | st.sampled_from(ACCOUNTS),
-        containers=st.lists(containers(), max_size=2).map(tuple),
-        init_containers=st.none() | st.lists(containers(), max_size=1).map(tuple),
-    )
-    status = st.builds(
-        objects.PodStatus,
-        phase=st.sampled_from(("Running", "Running", "Pending", "Succeeded")),
-        pod_ip=st.none() | st.sampled_from(ADDRESSES),
-        pod_ips=st.none()
-        | st.lists(st.builds(objects.PodIp, st.sampled_from(ADDRESSES)), max_size=2).map(tuple),
-    )
-    policies = st.dictionaries(
-        st.sampled_from(POLICY_KEYS), st.sampled_from(POLICY_TEXTS), max_size=2
-    )
-    return st.builds(objects.Pod, metadata(annotations=policies), spec, st.none() | status)
-
-
-def namespaces() -> st.SearchStrategy[objects.Namespace]:
-    """Namespaces with and without a flag, in either place or both."""
-    return st.builds(
-        objects.Namespace,
-        metadata(namespaced=False, labels=flagged_label_maps(), annotations=flags()),
-    )
-
-
-def service_accounts() -> st.SearchStrategy[objects.ServiceAccount]:
-    """Service accounts, of names that pods do and do not use."""
-    named = st.builds(
-        objects.Metadata,
-        name=st.sampled_from(ACCOUNTS),
-        namespace=st.sampled_from(NAMESPACES),
-        labels=st.none() | label_maps(),
-    )
-    return st.builds(objects.ServiceAccount, named)
-
-
-def services() -> st.SearchStrategy[objects.Service]:
-    """Services, open or not, with and without a selector."""
-    port = st.builds(
-        objects.ServicePort,
-        port=st.sampled_from((80, 53)),
-        protocol=st.sampled_from((None, "TCP", "UDP")),
-        target_port=st.sampled_from((None, 0, "", 8080, "http")),
-    )
-    spec = st.builds(
-        objects.ServiceSpec,
-        type=st.sampled_from((None, "ClusterIP", "ExternalName")),
-        selector=st.none() | label_maps(),
-        ports=st.none() | st.lists(port, max_size=2).map(tuple),
-    )
-    return st.builds(objects.Service, metadata(labels=flagged_label_maps()), st.none() | spec)
-
-
-def endpoint_slices() -> st.SearchStrategy[objects.EndpointSlice]:
-    """Slices of the services, some of their addresses no pod's."""
-    entry = st.builds(
-        objects.SliceEndpoint,
-        st.lists(st.sampled_from((*ADDRESSES, "10.9.9.9", "example.org")), max_size=2).map(tuple),
-    )
-    named = st.dictionaries(
-        st.just("kubernetes.io/service-name"), st.sampled_from(NAMES), max_size=1
-    )
-    return st.builds(
-        objects.EndpointSlice, metadata(labels=named), st.lists(entry, max_size=2).map(tuple)
-    )
-
-
-def nodes() -> st.SearchStrategy[objects.Node]:
-    """Nodes with addresses of several types."""
-    address = st.builds(
-        objects.NodeAddress,
-        st.sampled_from(("InternalIP", "ExternalIP", "Hostname")),
-        st.sampled_from(("192.168.0.1", "fd00:1::1", "node-1")),
-    )
-    return st.builds(
-        objects.Node,
-        st.builds(objects.Metadata, name=st.sampled_from(NODES), labels=st.none() | label_maps()),
-        st.none() | st.builds(objects.NodeSpec, pod_cidr=st.sampled_from((None, "10.0.0.0/24"))),
-        st.builds(objects.NodeStatus, st.lists(address, max_size=2).map(tuple)),
-    )
+    return _PODS
 
 
 def kube_objects() -> st.SearchStrategy[KubeObject]:
-    """Objects of every kind, pods and services most often."""
-    return st.one_of(
-        pods(), pods(), services(), namespaces(), endpoint_slices(), service_accounts(), nodes()
-    )
+    """Objects of every kind."""
+    return _OBJECTS
+
+
+Step = KubeObject | ObjectRef | None
+"""An object as it is now, one that is gone, or None: look at what has changed."""
+
+
+def histories(most: int = 120) -> st.SearchStrategy[list[Step]]:
+    """Objects come, change and go.  Each is a beginning of a history that its seed decides."""
+    return st.builds(_history, st.integers(0, 2**32 - 1), st.integers(0, most))
+
+
+def _history(seed: int, length: int) -> list[Step]:
+    chance = Chance(Random(seed))
+    steps: list[Step] = []
+    while len(steps) < length:
+        value = chance.one(_MAKERS)(chance)
+        steps.append(object_ref(value) if chance.maybe(1, 2) else value)
+        if chance.maybe(1, 3):
+            steps.append(None)
+    return steps[:length]

@@ -212,6 +212,19 @@ _KIND_BY_TYPE = {info.type: kind for kind, info in KINDS.items()}
 
 _NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _NAME = re.compile(rf"{_NAMESPACE.pattern}(?:\.{_NAMESPACE.pattern})*")
+_TYPE_WORDS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "nothing",
+    "datetime": "a time",
+}
+_UNQUOTED = frozenset({"int", "float", "bool"})
+"""What YAML takes a word without quotes for."""
+
 _ERROR_PATH = re.compile(r" - at `(?:key in )?\$([^`]*)`$")
 _PATH_STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 
@@ -317,10 +330,24 @@ def _invalid(ref: ObjectRef, document: object, error: str) -> Finding:
     if missing:
         path, problem = (*path, missing[1]), "is missing"
     else:
-        problem = f"should be otherwise: {problem[0].lower()}{problem[1:]}".replace("`", "'")
+        problem = _reworded(problem)
     field = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     where = field.lstrip(".") or "the object"
     return make_finding(Code.OBJECT_INVALID, f"{ref}: {where} {problem}", ref, path)
+
+
+def _reworded(problem: str) -> str:
+    """What msgspec says of a value, in the words of somebody who writes YAML."""
+    if found := re.fullmatch(r"Expected `([^`]+)`, got `([^`]+)`", problem):
+        types = [name for name in found[1].split(" | ") if name != "null"]
+        wanted = " or ".join(_TYPE_WORDS.get(name, name) for name in types)
+        advice = ": put it in quotes" if "str" in types and found[2] in _UNQUOTED else ""
+        return f"should be {wanted}, not {_TYPE_WORDS.get(found[2], found[2])}{advice}"
+    if found := re.fullmatch(r"Expected `int` ([<>])= (\d+)", problem):
+        return f"should be {'at most' if found[1] == '<' else 'at least'} {found[2]}"
+    if found := re.fullmatch(r"Invalid enum value '(.*)'", problem):
+        return f"has the value '{found[1]}', which is none that it can have"
+    return f"is wrong: {problem}".replace("`", "'")
 
 
 def _real_path(document: object, text: str) -> FieldPath:

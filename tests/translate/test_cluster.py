@@ -24,19 +24,8 @@ SETTINGS = st.builds(
     TranslateSettings, default_namespace_policy=st.sampled_from(("open", "closed"))
 )
 
-Step = KubeObject | ObjectRef | None
-"""An object as it is now, one that is gone, or a flush."""
 
-
-def steps() -> st.SearchStrategy[list[Step]]:
-    """Histories: objects come, change and go, with flushes in between."""
-    gone = strategies.kube_objects().map(object_ref)
-    return st.lists(
-        st.one_of(strategies.kube_objects(), strategies.kube_objects(), gone, st.none())
-    )
-
-
-def final_objects(history: list[Step]) -> dict[ObjectRef, KubeObject]:
+def final_objects(history: list[strategies.Step]) -> dict[ObjectRef, KubeObject]:
     state: dict[ObjectRef, KubeObject] = {}
     for step in history:
         if isinstance(step, ObjectRef):
@@ -55,9 +44,9 @@ def apply(items: dict[keys.Key, Value], changes: Changes) -> None:
         items[key] = value
 
 
-@given(steps(), SETTINGS)
+@given(strategies.histories(), SETTINGS)
 def test_after_any_history_the_sum_of_changes_is_the_obvious_translation(
-    history: list[Step], settings: TranslateSettings
+    history: list[strategies.Step], settings: TranslateSettings
 ) -> None:
     translator = Translator(settings)
     items: dict[keys.Key, Value] = {}

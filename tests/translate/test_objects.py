@@ -43,22 +43,22 @@ def test_null_is_absent_as_in_kubernetes() -> None:
     [
         ("Pod", {}, "Pod/default/?: metadata is missing"),
         ("Pod", {"metadata": {}}, "Pod/default/?: metadata.name is missing"),
-        ("Pod", {"metadata": None}, "Pod/default/?: metadata should be otherwise"),
-        ("Pod", [], "Pod/default/?: the object should be otherwise"),
+        ("Pod", {"metadata": None}, "Pod/default/?: metadata should be a mapping, not nothing"),
+        ("Pod", [], "Pod/default/?: the object should be a mapping, not a list"),
         (
             "Namespace",
             {"metadata": {"name": "a", "annotations": {"x": "y", "flag": True}}},
-            "Namespace/a: metadata.annotations.flag should be otherwise: expected 'str', got 'bool'",
+            "Namespace/a: metadata.annotations.flag should be text, not true or false: put it",
         ),
         (
             "Service",
             {"metadata": {"name": "s", "namespace": "n"}, "spec": {"ports": [{"port": 70000}]}},
-            "Service/n/s: spec.ports[0].port should be otherwise: expected 'int' <= 65535",
+            "Service/n/s: spec.ports[0].port should be at most 65535",
         ),
         (
             "Service",
             {"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80, "protocol": "tcp"}]}},
-            "Service/default/s: spec.ports[0].protocol should be otherwise: invalid enum value 'tcp'",
+            "Service/default/s: spec.ports[0].protocol has the value 'tcp', which",
         ),
         ("Pod", {"metadata": {"name": "A_b"}}, "Pod/default/A_b: metadata.name 'A_b' is no name"),
         (
