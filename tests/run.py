@@ -31,6 +31,8 @@ POSARGS = "{posargs}"
 BUILDS = {
     "etcd": "from tests.etcd.binaries import EtcdVersion, etcd_binary; "
     "etcd_binary(EtcdVersion.CURRENT)",
+    "cluster": "from tests.cluster.binaries import kube_program; "
+    "[kube_program(name) for name in ('kube-apiserver', 'kubectl', 'kube-proxy')]",
 }
 
 

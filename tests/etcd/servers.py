@@ -32,7 +32,7 @@ class EtcdMember:
         self._program = program
         self._folder = folder
         self._tls = tls
-        self._ports = _free_ports(2)
+        self._ports = free_ports(2)
         self._process: subprocess.Popen[bytes] | None = None
         self._arguments: list[str] = []
 
@@ -198,7 +198,7 @@ def etcd_cluster(
         yield EtcdCluster(servers, authority.issue("client") if authority else None)
 
 
-def _free_ports(count: int) -> tuple[int, ...]:
+def free_ports(count: int) -> tuple[int, ...]:
     """Ports that nobody has now; all are held until all are known, so that they differ."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
