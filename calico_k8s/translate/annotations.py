@@ -27,6 +27,9 @@ from calico_k8s.translate.findings import Code, FieldPath, Finding, ObjectRef, s
 from calico_k8s.translate.labels import NAMESPACE_LABEL, is_reserved
 from calico_k8s.translate.tags import label_tag, namespace_tag
 
+REMEMBERED_TEXT_MAX = 4096
+"""Longer texts are not remembered, so that the memory for remembered ones is bounded."""
+
 _ACTIONS = {grammar.Action.ALLOW: Action.ALLOW, grammar.Action.DENY: Action.DENY}
 
 
@@ -57,9 +60,14 @@ def find_annotation(annotations: Mapping[str, str], keys: Sequence[str]) -> Anno
     return None
 
 
-@lru_cache(maxsize=16384)
 def translate_annotation(text: str, namespace: str) -> AnnotationProfile:
-    """What a policy text on pods of a namespace means."""
+    """What a policy text on pods of a namespace means; pods of one workload share the answer."""
+    if len(text) > REMEMBERED_TEXT_MAX:
+        return _translate(text, namespace)
+    return _translate_remembered(text, namespace)
+
+
+def _translate(text: str, namespace: str) -> AnnotationProfile:
     egress = allow_egress(namespace)
     origin = Origin(kind="Pod", namespace=namespace)
     try:
@@ -72,6 +80,9 @@ def translate_annotation(text: str, namespace: str) -> AnnotationProfile:
         for index, statement in enumerate(policy.statements)
     )
     return AnnotationProfile(grammar.print_policy(policy), Rules(rules, egress, origin))
+
+
+_translate_remembered = lru_cache(maxsize=16384)(_translate)
 
 
 def annotation_findings(annotation: AnnotationText, ref: ObjectRef) -> tuple[Finding, ...]:
