@@ -43,7 +43,7 @@ def read_manifests(paths: Sequence[str]) -> Manifests:
     notes: list[str] = []
     errors: list[InputError] = []
     for path in paths:
-        for file in _files(path, notes, errors):
+        for file in manifest_files(path, notes, errors):
             try:
                 text = _decode(_read(file), file)
             except InputError as error:
@@ -61,7 +61,8 @@ def is_manifest(path: Path) -> bool:
     return path.suffix in SUFFIXES and not path.name.startswith(".")
 
 
-def _files(path: str, notes: list[str], errors: list[InputError]) -> Iterator[str]:
+def manifest_files(path: str, notes: list[str], errors: list[InputError]) -> Iterator[str]:
+    """The files that a path stands for: itself, or a folder's manifests, sorted."""
     if path == STANDARD_INPUT:
         yield path
         return
