@@ -220,7 +220,10 @@ class _Builder:
         merged: list[Fields] = []
         for key, value in zip(nodes[::2], nodes[1::2], strict=True):
             if not isinstance(key, Scalar):
-                raise self._error("a key is text, not a list or mapping", key)
+                raise self._error(
+                    "a key is text, not a list or mapping; a template's {{ }} must be rendered first",
+                    key,
+                )
             if key.value == "<<" and not key.style:
                 merged += self._merged(value)
                 continue

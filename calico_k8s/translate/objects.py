@@ -331,6 +331,8 @@ def _invalid(ref: ObjectRef, document: object, error: str) -> Finding:
         path, problem = (*path, missing[1]), "is missing"
     else:
         problem = _reworded(problem)
+        if path[-1:] == ("protocol",):
+            problem += ": TCP, UDP or SCTP"
     field = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     where = field.lstrip(".") or "the object"
     return make_finding(Code.OBJECT_INVALID, f"{ref}: {where} {problem}", ref, path)
@@ -346,7 +348,7 @@ def _reworded(problem: str) -> str:
     if found := re.fullmatch(r"Expected `int` ([<>])= (\d+)", problem):
         return f"should be {'at most' if found[1] == '<' else 'at least'} {found[2]}"
     if found := re.fullmatch(r"Invalid enum value '(.*)'", problem):
-        return f"has the value '{found[1]}', which is none that it can have"
+        return f"has the value '{found[1]}', which is none of its choices"
     return f"is wrong: {problem}".replace("`", "'")
 
 

@@ -58,7 +58,7 @@ def test_null_is_absent_as_in_kubernetes() -> None:
         (
             "Service",
             {"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80, "protocol": "tcp"}]}},
-            "Service/default/s: spec.ports[0].protocol has the value 'tcp', which",
+            "Service/default/s: spec.ports[0].protocol has the value 'tcp', which is none of its choices: TCP",
         ),
         ("Pod", {"metadata": {"name": "A_b"}}, "Pod/default/A_b: metadata.name 'A_b' is no name"),
         (
