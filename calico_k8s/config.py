@@ -13,13 +13,9 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from calico_k8s.errors import InputError
+from calico_k8s.render.settings import DEFAULT_MARK_MASK
 
 ENVIRONMENT_PREFIX = "CALICO_K8S_"
-
-DEFAULT_MARK_MASK = 0xFF001F7F
-"""The mark bits that none of kube-proxy (0x4000, 0x8000), portmap (0x2000), the AWS CNI (0x80)
-and Tailscale (0xff0000) uses."""
-
 
 MARK_BITS_MIN = 8
 """One for accepted packets, one for cut flows, and six for 63 policy groups a direction."""

@@ -27,7 +27,7 @@ from calico_k8s.calc.placement import Placement
 from calico_k8s.calc.rulebook import Rulebook
 from calico_k8s.model import keys
 from calico_k8s.model.addresses import Address
-from calico_k8s.model.names import EndpointId, NetsetName, NodeName
+from calico_k8s.model.names import EndpointId, NetsetName, NodeName, ProfileId
 from calico_k8s.model.resources import (
     Labels,
     NetworkSet,
@@ -80,6 +80,25 @@ class Graph:
     def endpoints(self) -> Mapping[EndpointId, LocalEndpoint]:
         """The local endpoints."""
         return self._placement.endpoints
+
+    @property
+    def endpoint_count(self) -> int:
+        """How many endpoints the cluster has."""
+        return len(self._peers)
+
+    def unknown_profiles(self, endpoint: EndpointId) -> tuple[ProfileId, ...]:
+        """The profiles that an endpoint names and of which nothing is stored."""
+        traits = self._peers.traits(endpoint)
+        return tuple(
+            profile
+            for profile in (traits.profiles if traits is not None else ())
+            if not (self._peers.has_profile(profile) or self._rulebook.has_profile(profile))
+        )
+
+    def lost_addresses(self, endpoint: EndpointId) -> Mapping[Address, EndpointId]:
+        """The addresses that an endpoint claims and a newer one owns, with that one."""
+        owners = {a: self._peers.owners.owner(a) for a in self._peers.claimed(endpoint)}
+        return {a: o for a, o in owners.items() if o is not None and o != endpoint}
 
     def group(self, identity: GroupId) -> Group:
         """A group of a local endpoint."""

@@ -42,8 +42,11 @@ class LocalVerdict(NamedTuple):
         )
 
 
-def judge_local(graph: Graph, flow: Flow) -> LocalVerdict:
-    """What this node says of a new flow.  Cost: the rules of at most two groups."""
+def judge_local(graph: Graph, flow: Flow, pod_to_host: str | None = None) -> LocalVerdict:
+    """What this node says of a new flow.  Cost: the rules of at most two groups.
+
+    ``pod_to_host`` is the action that holds where it is not the datastore's to say.
+    """
     src, dst = graph.local_owner(flow.src), graph.local_owner(flow.dst)
     node_addresses = graph.record.addresses if graph.record is not None else ()
     if src is not None and dst is not None and src.id == dst.id:
@@ -56,8 +59,8 @@ def judge_local(graph: Graph, flow: Flow) -> LocalVerdict:
     if egress is not None and egress.action is Action.DENY:
         return LocalVerdict(egress)
     if src is not None and flow.dst in node_addresses:
-        denied = graph.settings.get(POD_TO_HOST_ACTION, "accept") == "drop"
-        return LocalVerdict(egress, is_host_denied=denied)
+        action = pod_to_host or graph.settings.get(POD_TO_HOST_ACTION, "accept")
+        return LocalVerdict(egress, is_host_denied=action == "drop")
     if dst is None or flow.src in node_addresses:
         return LocalVerdict(egress)
     return LocalVerdict(egress, judge_group(graph.group(dst.ingress), flow, holds))

@@ -68,6 +68,10 @@ class Peers:
         self._profile_tags: dict[ProfileId, Tags] = {}
         self._profile_labels: dict[ProfileId, Labels] = {}
 
+    def __len__(self) -> int:
+        """How many endpoints there are."""
+        return len(self._endpoints)
+
     def traits(self, endpoint: EndpointId) -> Traits | None:
         """The traits of an endpoint; None for one that is not there."""
         return self._traits.get(endpoint)
@@ -75,6 +79,15 @@ class Peers:
     def addresses(self, endpoint: EndpointId) -> tuple[Address, ...]:
         """The addresses that an endpoint owns, sorted."""
         return self._addresses.get(endpoint, ())
+
+    def claimed(self, endpoint: EndpointId) -> tuple[Address, ...]:
+        """The addresses that an endpoint claims, as it was stored."""
+        value = self._endpoints.get(endpoint)
+        return value.addresses if value is not None else ()
+
+    def has_profile(self, profile: ProfileId) -> bool:
+        """Whether the profile gives tags or labels."""
+        return profile in self._profile_tags or profile in self._profile_labels
 
     def with_profile(self, profile: ProfileId) -> AbstractSet[Traits]:
         """The traits that a profile is part of."""

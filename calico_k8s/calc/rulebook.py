@@ -114,6 +114,10 @@ class Rulebook:
         """A tier that is there."""
         return self._tiers[name]
 
+    def has_profile(self, profile: ProfileId) -> bool:
+        """Whether rules of the profile are stored."""
+        return profile in self._profiles
+
     def origin(self, profile: ProfileId) -> Origin | None:
         """Whose profile it is."""
         found = self._profiles.get(profile)

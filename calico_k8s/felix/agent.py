@@ -3,12 +3,12 @@
 In: the datastore's updates, the node's network, the time.  Out: kernel writes, and status::
 
     datastore ─ syncer's thread ─► queue ─┐
-    links, routes, neighbours ────────────┼─► loop ─► calc ─► desired ─► kernel
-    timers ───────────────────────────────┘             └──► live flows judged, status told
+    links, routes, neighbours ────────────┼─► loop ─► enforcer ─► kernel
+    timers ───────────────────────────────┘            └──► live flows judged, status told
 
 Nothing is written before the store's first snapshot is in and says that it is complete; what an
 earlier run left stands until then.  A write that fails is tried again, with growing delays, from
-what the kernel then holds.
+what the kernel then holds, and with what the datastore says by then.
 """
 
 import os
@@ -20,39 +20,37 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from calico_k8s.calc.deltas import Deltas
 from calico_k8s.calc.graph import Graph
-from calico_k8s.config import Config, Layer, resolve
+from calico_k8s.config import Layer
 from calico_k8s.datastore.updates import UpdateQueue
 from calico_k8s.errors import KernelError
 from calico_k8s.felix.attachments import Attachments
-from calico_k8s.felix.conntrack import FlowCutter
 from calico_k8s.felix.cutting import Cutting
-from calico_k8s.felix.desired import Desired, Left, Plan, changed_peers
+from calico_k8s.felix.enforce import Applied, Enforcer
 from calico_k8s.felix.interfaces import Wanted
-from calico_k8s.felix.kernel import Kernel, Written
+from calico_k8s.felix.kernel import Kernel
 from calico_k8s.felix.report import Report
-from calico_k8s.felix.saved import current_boot, load_state, save_state
+from calico_k8s.felix.saved import StateFile, current_boot
 from calico_k8s.felix.schedule import Schedule, Task
+from calico_k8s.felix.settings import Settings
 from calico_k8s.felix.status import NodeStatus
 from calico_k8s.model import codec, keys
 from calico_k8s.model.addresses import Address, Net, parse_net
 from calico_k8s.model.names import NodeName
 from calico_k8s.model.resources import Ready
 from calico_k8s.render.marks import mark_layout
-from calico_k8s.render.settings import RenderConfig, interface_pattern
 
 RETRY_FIRST_S = 0.1
 RETRY_LONGEST_S = 10.0
 JUDGE_AGAIN_S = 1.0
 """Packets on their way while a change was written can open a flow that it denies."""
 SAVE_AFTER_S = 5.0
+PREPARE_AFTER_S = 1.0
 TELL_EVERY_S = 0.05
-"""A revision that is reached is told at once, and no more often than this."""
+"""A revision that is reached is told at once, and no more often than this ..."""
+TELL_EVERY_ENDPOINTS_S = 0.0001
+"""... and this for each endpoint of the cluster: each node tells of each change anywhere."""
 COLLECT_EVERY_S = 5.0
-
-RESTART_SETTINGS = ("mark_mask", "iptables_backend")
-"""Settings that hold from the next start: what is in the kernel depends on them."""
 
 log = structlog.get_logger()
 
@@ -75,21 +73,23 @@ class Agent:
         kernel: Kernel,
         tell: Callable[[NodeStatus], None],
     ) -> None:
-        self._identity = identity
         self._queue = queue
         self._kernel = kernel
         self._tell = tell
         self._graph = Graph(identity.node)
-        self._config = resolve(identity.layers).config
-        self._layout = mark_layout(self._config.mark_mask)
+        self._settings = Settings(identity.layers)
         self._attachments = Attachments(kernel.interfaces, kernel.bridges)
-        self._cutting = Cutting(FlowCutter(self._layout.cut), self._graph)
-        self._desired: Desired | None = None
+        self._enforcer = Enforcer(self._graph, kernel.applier, kernel.versions, kernel.left)
+        cut = mark_layout(self._settings.config.mark_mask).cut
+        self._cutting = Cutting(cut, self._graph)
         self._schedule = Schedule()
         self._report = Report(identity.node, kernel.backend.value, time.time())
+        self._file = StateFile(identity.state_path) if identity.state_path is not None else None
         self._is_ready = False
         self._is_complete = False
         self._has_news = False
+        self._is_guarding = False
+        """Whether the kernel holds chains of an earlier run, or of another boot."""
         self._retry_s = RETRY_FIRST_S
         self._told_s = 0.0
         self._judge_again: set[Address] = set()
@@ -105,10 +105,23 @@ class Agent:
     def is_store_away(self, is_away: bool) -> None:
         self._report.is_store_away = is_away
 
+    @property
+    def is_enforcing(self) -> bool:
+        """Whether the kernel is as the datastore last said: what readiness means."""
+        return self._report.is_enforcing
+
     def stop(self) -> None:
         """Have :meth:`run` return; from any thread, or a signal's handler."""
         self._is_stopping = True
         os.write(self._waker, b"x")
+
+    def close(self) -> None:
+        """Release what it opened itself; after :meth:`run`, whose kernel state stays."""
+        self._cutting.close()
+        if self._file is not None:
+            self._file.close()
+        for descriptor in (self._wake_up, self._waker):
+            os.close(descriptor)
 
     def run(self) -> None:
         """Follow the datastore until :meth:`stop`; the kernel keeps its state."""
@@ -116,10 +129,10 @@ class Agent:
         now_s = time.monotonic()
         self._schedule.at(Task.TELL, now_s)
         with selectors.DefaultSelector() as selector:
-            for source in (self._queue, self._kernel.interfaces, self._wake_up):
+            for source in (self._queue, self._kernel.interfaces, self._cutting, self._wake_up):
                 selector.register(source, selectors.EVENT_READ)
             while not self._is_stopping:
-                selector.select(0 if self._cutting.has_work else self._schedule.wait_s(now_s))
+                selector.select(self._schedule.wait_s(now_s))
                 now_s = time.monotonic()
                 self.step(now_s)
         self._save()
@@ -128,25 +141,23 @@ class Agent:
         """Bring the kernel to the datastore's state and return; whether that was reached."""
         end_s = time.monotonic() + timeout_s
         with selectors.DefaultSelector() as selector:
-            selector.register(self._queue, selectors.EVENT_READ)
-            while time.monotonic() < end_s:
-                self.step(time.monotonic())
-                if self._desired is not None and self._report.is_well and not self._has_news:
-                    while self._cutting.has_work:
-                        self._judge()
+            for source in (self._queue, self._cutting):
+                selector.register(source, selectors.EVENT_READ)
+            while (now_s := time.monotonic()) < end_s:
+                self.step(now_s)
+                if self._report.is_enforcing and not self._has_news and self._cutting.is_done:
                     return True
-                selector.select(0.05)
+                selector.select(min(0.05, self._schedule.wait_s(now_s) or 0.05))
         return False
 
     def step(self, now_s: float) -> None:
         """Do what there is to do now."""
         self._take_updates()
+        self._follow(now_s)
+        if self._cutting.has_news:
+            self._schedule.by(Task.JUDGE, now_s)
         for task in self._schedule.take_due(now_s):
             self._do(task, now_s)
-        if self._is_complete and self._report.is_well:
-            self._apply(now_s)
-        if self._cutting.has_work:
-            self._judge()
 
     def _take_updates(self) -> None:
         pending = self._queue.take()
@@ -164,182 +175,178 @@ class Agent:
         if pending.values_by_key:
             self._report.seen_revision = pending.revision
 
-    def _apply(self, now_s: float) -> None:
-        """Bring the kernel to what the datastore and the network say now."""
-        was_read = self._attachments.read()
-        if not (self._has_news or was_read or self._desired is None):
-            return
-        deltas = self._graph.flush() if self._has_news else Deltas()
-        self._has_news = False
-        if self._desired is None:
-            deltas = self._start(now_s)
-        elif deltas.settings_changed:
-            deltas = self._reconfigure(deltas, now_s)
-        self._carry_out(deltas, now_s)
-
-    def _start(self, now_s: float) -> Deltas:
-        """Begin, or begin anew, from what is in the kernel."""
-        self._take_settings()
+    def _follow(self, now_s: float) -> None:
+        """Bring the kernel to what is new, unless a failed write waits for its next try."""
         try:
-            left = self._kernel.left(self._layout)
-        except KernelError as error:
-            # Without the earlier run's numbers its chains are rewritten; what is denied stays so.
-            log.warning("could not read what an earlier run left", error=str(error))
-            left = Left()
-        self._desired = Desired(_render_config(self._config), self._kernel.versions, left, now_s)
-        self._cutting.touch_all()
-        self._schedule.at(Task.CHECK_PLACE, now_s + self._config.place_check_interval_s)
-        self._schedule.at(Task.RESYNC, now_s + self._config.resync_interval_s)
-        self._schedule.at(Task.COLLECT, now_s + COLLECT_EVERY_S)
-        return self._graph.state()
-
-    def _reconfigure(self, deltas: Deltas, now_s: float) -> Deltas:
-        before = _render_config(self._config)
-        self._take_settings()
-        self._cutting.touch_all()
-        return deltas if _render_config(self._config) == before else self._start(now_s)
-
-    def _carry_out(self, deltas: Deltas, now_s: float) -> None:
-        desired = self._desired
-        if desired is None:
-            return
-        wanted = frozenset(a for e in self._graph.endpoints.values() for a in e.addresses)
-        try:
-            self._attachments.find(
-                Wanted(wanted, self._config.workload_interfaces, self._pod_nets())
-            )
-            plan = desired.take(deltas, self._attachments.by_address, now_s)
-            written = Written() if plan.is_empty else self._kernel.carry_out(plan)
+            is_stale = self._attachments.notice()
+            if not self._is_complete:
+                if is_stale and self._is_guarding:
+                    self._attachments.close_new(self._wanted())
+            elif self._report.is_well and (
+                self._has_news or is_stale or not self._enforcer.has_begun
+            ):
+                self._enforce(now_s)
         except KernelError as error:
             self._fail(error, now_s)
-            return
-        if self._report.note_applied(written, time.time()):
-            self._schedule.by(Task.TELL, max(now_s, self._told_s + TELL_EVERY_S))
-        self._report.note_problems(desired.problems)
-        self._note_touched(plan, deltas, now_s)
-        if not plan.is_empty:
+
+    def _enforce(self, now_s: float) -> None:
+        """Bring the kernel to what the datastore and the network say now."""
+        self._has_news = False
+        has_begun = self._enforcer.has_begun
+        if self._enforcer.flush() or not has_begun:
+            self._take_settings(now_s)
+        if not has_begun:
+            self._enforcer.begin(self._settings.render_config(), now_s)
+        self._attachments.find(self._wanted())
+        applied = self._enforcer.carry_out(self._attachments.by_address, now_s)
+        self._retry_s = RETRY_FIRST_S
+        if self._report.note_applied(applied.written, time.time()):
+            self._tell_soon(now_s)
+        self._report.note_problems(self._enforcer.problems)
+        self._note_changes(applied, now_s)
+
+    def _note_changes(self, applied: Applied, now_s: float) -> None:
+        if applied.touched and self._settings.config.cut_connections:
+            self._cutting.touch(applied.touched)
+            self._schedule.by(Task.JUDGE, now_s)
+            self._judge_again |= applied.touched
+            self._schedule.by(Task.JUDGE_AGAIN, now_s + JUDGE_AGAIN_S)
+        if any(applied.written) and self._file is not None:
             self._schedule.by(Task.SAVE, now_s + SAVE_AFTER_S)
 
-    def _note_touched(self, plan: Plan, deltas: Deltas, now_s: float) -> None:
-        touched = plan.touched.union(changed_peers(deltas))
-        if touched and self._config.cut_connections:
-            self._cutting.touch(touched)
-            self._judge_again |= touched
-            self._schedule.by(Task.JUDGE_AGAIN, now_s + JUDGE_AGAIN_S)
+    def _take_settings(self, now_s: float) -> None:
+        before = self._settings.config
+        is_first = not self._enforcer.has_begun
+        self._settings.take(self._graph.settings)
+        config = self._settings.config
+        self._report.note_settings(self._settings.problems)
+        self._enforcer.configure(self._settings.render_config())
+        self._cutting.pod_to_host = config.pod_to_host_action
+        self._schedule.by(Task.CHECK_PLACE, now_s + config.place_check_interval_s)
+        self._schedule.by(Task.RESYNC, now_s + config.resync_interval_s)
+        self._schedule.by(Task.COLLECT, now_s + COLLECT_EVERY_S)
+        self._schedule.by(Task.TELL, now_s + config.status_interval_s)
+        if is_first:
+            self._schedule.at(Task.PREPARE, now_s + PREPARE_AFTER_S)
+        if config.cut_connections:
+            self._cutting.touch_all()
+        elif before.cut_connections or is_first:
+            self._cutting.restore_all()
+        self._schedule.by(Task.JUDGE, now_s)
 
-    def _do(self, task: Task, now_s: float) -> None:
+    def _wanted(self) -> Wanted:
+        config = self._settings.config
+        record = self._graph.record
+        pod_nets: tuple[Net, ...] = tuple(map(parse_net, config.pod_cidr))
+        if not pod_nets and record is not None:
+            pod_nets = record.pod_cidrs
+        endpoints = (a for e in self._graph.endpoints.values() for a in e.addresses)
+        return Wanted(frozenset(endpoints), config.workload_interfaces, pod_nets)
+
+    def _do(self, task: Task, now_s: float) -> None:  # noqa: C901 - one arm for each task
+        """Do a task that is due, and say when it is due again."""
+        config = self._settings.config
+        match task:
+            case Task.CHECK_PLACE:
+                self._schedule.at(task, now_s + config.place_check_interval_s)
+            case Task.RESYNC:
+                self._schedule.at(task, now_s + config.resync_interval_s)
+            case Task.COLLECT:
+                self._schedule.at(task, now_s + COLLECT_EVERY_S)
+            case Task.TELL:
+                self._schedule.at(task, now_s + config.status_interval_s)
+                self._told_s = now_s
+                self._tell(self._status())
+            case Task.JUDGE:
+                self._judge(now_s)
+            case Task.JUDGE_AGAIN:
+                self._cutting.touch(self._judge_again)
+                self._judge_again = set()
+                self._judge(now_s)
+            case Task.SAVE:
+                self._save()
+            case Task.PREPARE:
+                self._kernel.prepare()
+            case Task.RETRY:
+                self._retry(now_s)
+        if task in (Task.CHECK_PLACE, Task.RESYNC, Task.COLLECT) and self._report.is_well:
+            self._maintain(task, now_s)
+
+    def _maintain(self, task: Task, now_s: float) -> None:
+        """Keep the kernel as it should be, though nothing is new."""
         try:
             match task:
-                case Task.RETRY:
-                    self._mend()
                 case Task.CHECK_PLACE:
-                    self._schedule.at(task, now_s + self._config.place_check_interval_s)
-                    self._report.note_drift("tables", self._kernel.mend_tables())
+                    self._report.note_drift("tables", self._kernel.applier.mend_tables())
                 case Task.RESYNC:
-                    self._schedule.at(task, now_s + self._config.resync_interval_s)
-                    self._resync()
-                case Task.COLLECT:
-                    self._schedule.at(task, now_s + COLLECT_EVERY_S)
-                    self._collect(now_s)
-                case Task.JUDGE_AGAIN:
-                    self._cutting.touch(self._judge_again)
-                    self._judge_again = set()
-                case Task.TELL:
-                    self._told_s = now_s
-                    self._schedule.at(task, now_s + self._config.status_interval_s)
-                    self._tell(self._status())
-                case Task.SAVE:
-                    self._save()
+                    self._resync(now_s)
+                case _:
+                    self._enforcer.collect(now_s)
         except KernelError as error:
             self._fail(error, now_s)
 
-    def _mend(self) -> None:
-        self._attachments.forget()
-        if self._desired is not None:
-            self._kernel.mend(self._desired.everything())
-        self._report.note_mended(time.time())
-        self._retry_s = RETRY_FIRST_S
-        self._has_news = True
-
-    def _resync(self) -> None:
+    def _resync(self, now_s: float) -> None:
         self._attachments.forget()
         self._report.note_drift("bridges", self._attachments.repair())
-        drifted = self._kernel.resync()
-        if drifted and self._desired is not None:
-            self._kernel.mend(self._desired.everything())
+        drifted = self._kernel.ipsets.resync()
+        if drifted:
+            self._enforcer.mend()
         self._report.note_drift("ipsets", drifted)
-        if self._config.cut_connections:
+        if self._settings.config.cut_connections:
             self._cutting.touch_all()
+            self._schedule.by(Task.JUDGE, now_s)
 
-    def _collect(self, now_s: float) -> None:
-        if self._desired is not None and self._report.is_well:
-            plan = self._desired.collect(now_s)
-            if not plan.is_empty:
-                self._kernel.carry_out(plan)
-
-    def _judge(self) -> None:
+    def _judge(self, now_s: float) -> None:
+        """Judge some live flows."""
         try:
             result = self._cutting.work()
         except KernelError as error:
             log.warning("live flows could not be judged", error=str(error))
+            self._schedule.at(Task.JUDGE, now_s + JUDGE_AGAIN_S)
             return
         if result.cut or result.restored:
             log.info("live flows judged", cut=result.cut, restored=result.restored)
+        if self._cutting.has_work:
+            self._schedule.at(Task.JUDGE, now_s)
 
     def _fail(self, error: KernelError, now_s: float) -> None:
         log.error("the kernel was not brought to what is desired", error=str(error))
         self._report.note_failed(str(error))
         self._schedule.at(Task.RETRY, now_s + self._retry_s)
         self._retry_s = min(2 * self._retry_s, RETRY_LONGEST_S)
-        self._schedule.by(Task.TELL, now_s)
+        self._tell_soon(now_s)
 
-    def _take_settings(self) -> None:
-        stored = Layer("datastore", self._graph.settings)
-        resolved = resolve((*self._identity.layers, stored))
-        kept = {name: getattr(self._config, name) for name in RESTART_SETTINGS}
-        self._report.note_settings(resolved.problems)
-        self._config = msgspec.structs.replace(resolved.config, **kept)
-
-    def _pod_nets(self) -> tuple[Net, ...]:
-        if self._config.pod_cidr:
-            return tuple(map(parse_net, self._config.pod_cidr))
-        return self._graph.record.pod_cidrs if self._graph.record is not None else ()
-
-    def _status(self) -> NodeStatus:
-        missing = self._attachments.missing
-        return self._report.status(
-            self._graph.endpoints.values(),
-            missing,
-            self._desired.group_count if self._desired else 0,
-        )
-
-    def _restore_after_boot(self) -> None:
-        path = self._identity.state_path
-        state = load_state(path) if path is not None else None
-        if state is None or self._kernel.ipsets.existing():
+    def _retry(self, now_s: float) -> None:
+        self._attachments.forget()
+        self._enforcer.doubt()
+        if not self._is_complete:
+            self._report.note_well()
             return
         try:
+            self._enforce(now_s)
+        except KernelError as error:
+            self._fail(error, now_s)
+
+    def _tell_soon(self, now_s: float) -> None:
+        pause_s = max(TELL_EVERY_S, TELL_EVERY_ENDPOINTS_S * self._graph.endpoint_count)
+        pause_s = min(pause_s, self._settings.config.status_interval_s)
+        self._schedule.by(Task.TELL, max(now_s, self._told_s + pause_s))
+
+    def _status(self) -> NodeStatus:
+        return self._report.status(self._graph, self._attachments.found, self._enforcer.group_count)
+
+    def _restore_after_boot(self) -> None:
+        try:
+            self._is_guarding = bool(self._kernel.ipsets.existing())
+            state = self._file.load() if self._file is not None else None
+            if state is None or self._is_guarding:
+                return
+            self._is_guarding = True
             self._kernel.restore(state)
             log.info("restored what this node enforced before it was booted")
         except KernelError as error:
             log.warning("the state before the boot could not be restored", error=str(error))
 
     def _save(self) -> None:
-        path = self._identity.state_path
-        if path is None or self._desired is None:
-            return
-        try:
-            save_state(path, self._kernel.saved(current_boot()))
-        except OSError as error:
-            log.warning("state not saved: a reboot starts without it", error=str(error))
-
-
-def _render_config(config: Config) -> RenderConfig:
-    return RenderConfig(
-        mark_mask=config.mark_mask,
-        allow_action=config.allow_action,
-        pod_to_host_action=config.pod_to_host_action,
-        unknown_endpoint_action=config.unknown_endpoint_action,
-        invalid_action=config.invalid_action,
-        workload_interfaces=tuple(interface_pattern(p) for p in config.workload_interfaces),
-    )
+        if self._file is not None and self._enforcer.has_begun:
+            self._file.save(self._kernel.saved(current_boot()))

@@ -18,6 +18,7 @@ from calico_k8s.felix.interfaces import (
     find_interfaces,
 )
 from calico_k8s.model.addresses import Address
+from calico_k8s.netlink.routing import Change
 from calico_k8s.render.endpoints import Attachment
 from calico_k8s.render.tables import WORKLOAD_LINK_GROUP
 
@@ -26,7 +27,7 @@ class Attachments:
     """The attachments of one namespace.
 
     Raises:
-        KernelError: from :meth:`read` and :meth:`find`; the next call starts from what is there.
+        KernelError: from every method; the next call starts from what is there.
     """
 
     def __init__(self, watcher: InterfaceWatcher, bridges: BridgeDriver) -> None:
@@ -35,30 +36,37 @@ class Attachments:
         self._state: HostState | None = None
         self._wanted: Wanted | None = None
         self._found = NO_INTERFACES
+        self._filtered: frozenset[str] = frozenset()
         self.by_address: Mapping[Address, Attachment] = {}
         """The same object until something differs."""
 
     @property
-    def missing(self) -> frozenset[Address]:
-        """Endpoints that no interface of this node leads to: not enforceable."""
-        return self._found.missing
+    def found(self) -> Interfaces:
+        """What is known of the node's endpoints and interfaces."""
+        return self._found
 
-    def read(self) -> bool:
-        """Read the node's network anew where it may have changed; whether it was read."""
-        if self._watcher.changes() or self._state is None:
-            self._state = self._watcher.read()
-            self._wanted = None
-            return True
-        return False
+    def notice(self) -> bool:
+        """Take the events that wait; whether the network may be other than :meth:`find` saw it.
+
+        To be called whenever the watcher is readable, or it stays so.
+        """
+        changes = self._watcher.changes()
+        if changes & ~Change.NEIGHBOURS or (changes and self._found.bridges):
+            # Where no pod is on a bridge, nobody is found by a neighbour entry.
+            self._state = self._wanted = None
+        return self._state is None
 
     def find(self, wanted: Wanted) -> None:
         """Find where these are.  Cost: nothing where neither they nor the network changed."""
-        if wanted == self._wanted or self._state is None:
+        if self._state is None:
+            self._state = self._watcher.read()
+        if wanted == self._wanted:
             return
         found = find_interfaces(self._state, wanted, self._found)
         self._watcher.mark_workloads(self._state, found.workload, WORKLOAD_LINK_GROUP)
-        if found.bridges - self._found.bridges:
+        if found.bridges - self._filtered:
             self._watcher.filter_bridges(found.bridges)
+        self._filtered = found.bridges
         self._guard_bridges(found)
         if found.unsettled:
             self._watcher.solicit(found.unsettled)
@@ -70,9 +78,21 @@ class Attachments:
         if by_address != self.by_address:
             self.by_address = by_address
 
+    def close_new(self, wanted: Wanted) -> None:
+        """Mark interfaces that lead to workloads; none loses its mark, and nobody is found.
+
+        For the time before the datastore has said who the endpoints are, on a node where an
+        earlier run left its chains: a pod that starts meanwhile is closed, too.
+        """
+        state = self._watcher.read()
+        found = find_interfaces(state, wanted)
+        marked = {link.name for link in state.links if link.group & WORKLOAD_LINK_GROUP}
+        self._watcher.mark_workloads(state, found.workload | marked, WORKLOAD_LINK_GROUP)
+
     def forget(self) -> None:
         """Read and write everything anew, whatever is known: after a failure, or to mend drift."""
         self._state = self._wanted = None
+        self._filtered = frozenset()
         self._bridges.needs_resync = True
 
     def repair(self) -> int:

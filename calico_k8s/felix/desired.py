@@ -37,6 +37,15 @@ Place = tuple[IpsetName, str]
 """A set, and the text of a member of it."""
 
 
+class Order(NamedTuple):
+    """What decides in which order a difference is written."""
+
+    changed: tuple[ChangedSet, ...] = ()
+    switches: Switches = Switches()
+    held: Mapping[IpsetName, tuple[KernelMember, ...]] = {}
+    """Endpoints that must not open a flow while the sets that their pass rules ask change."""
+
+
 class Plan(msgspec.Struct):
     """The difference to the plan before."""
 
@@ -47,10 +56,9 @@ class Plan(msgspec.Struct):
     dropped: list[IpsetName] = msgspec.field(default_factory=list)
     tables: tuple[Table, ...] = ()
     """Every table where any chain differs; none where none does."""
-    changed: tuple[ChangedSet, ...] = ()
-    switches: Switches = Switches()
-    held: dict[IpsetName, tuple[KernelMember, ...]] = msgspec.field(default_factory=dict)
-    """Endpoints that must not open a flow while their pass sets change."""
+    is_whole: bool = False
+    """Whether it is the first, the difference to nothing: what else is of ours is to go."""
+    order: Order = Order()
     touched: set[Address] = msgspec.field(default_factory=set)
     """Local addresses whose live flows may be judged otherwise now."""
 
@@ -95,6 +103,8 @@ class Desired:
         self._nets: set[IpsetName] = set()
         self._retired_sets: dict[IpsetName, float] = {}
         self._is_first = True
+        self._has_other_chains = True
+        """Whether chains that all groups share are other than in the plan before."""
 
     @property
     def group_count(self) -> int:
@@ -111,22 +121,28 @@ class Desired:
         """The endpoints of this node."""
         return self._endpoints
 
+    def configure(self, config: RenderConfig) -> None:
+        """Other settings from the next :meth:`take` on; the mark mask stays."""
+        config = msgspec.structs.replace(config, mark_mask=self._config.mark_mask)
+        self._has_other_chains |= config != self._config
+        self._config = config
+
     def take(self, deltas: Deltas, attachments: Attachments, now_s: float) -> Plan:
         """Go on to a state, and say what differs."""
-        plan = Plan()
+        plan = Plan(is_whole=self._is_first)
         if self._is_first:
             self._start(plan)
-        rewritten = self._take_groups(deltas, now_s)
+        rewritten = self._take_groups(deltas, now_s) | self._groups.rehome(now_s)
         self._take_sets(deltas, plan, now_s)
         joined = self._take_endpoints(deltas, attachments, rewritten, plan)
         for name in deltas.groups_removed:
             self._groups.remove(name, now_s)
             self._members_of.pop(name, None)
-        if self._is_first or deltas.groups_updated or deltas.groups_removed:
+        if self._has_other_chains or rewritten or deltas.groups_updated or deltas.groups_removed:
             plan.tables = self._groups.tables(self._config)
             self._need_nets(plan)
         self._classify(plan, deltas, rewritten, joined)
-        self._is_first = False
+        self._is_first = self._has_other_chains = False
         return plan
 
     def collect(self, now_s: float) -> Plan:
@@ -145,9 +161,14 @@ class Desired:
             del self._roles[name]
         return plan
 
-    def everything(self) -> tuple[ChangedSet, ...]:
-        """Every set, as if each differed and every group were affected: to mend any state."""
-        return tuple(ChangedSet(name, role, is_affected=True) for name, role in self._roles.items())
+    def everything(self) -> Order:
+        """For mending any state: as if each set differed and each group were affected."""
+        passing = self._groups.asking(self._passing(self._ipsets))
+        return Order(
+            tuple(ChangedSet(name, role, is_affected=True) for name, role in self._roles.items()),
+            Switches(chains=True, egress=True, ingress=True),
+            self._held(passing),
+        )
 
     def _start(self, plan: Plan) -> None:
         for version in self._versions:
@@ -256,7 +277,8 @@ class Desired:
                     moved.add(self._roles[place[0]])
         for place in before.keys() - after.keys():
             plan.removed.setdefault(place[0], []).append(before[place])
-        plan.switches = Switches(egress=Role.EGRESS_MAP in moved, ingress=Role.INGRESS_MAP in moved)
+        switches = Switches(egress=Role.EGRESS_MAP in moved, ingress=Role.INGRESS_MAP in moved)
+        plan.order = Order(switches=switches)
 
     def _need_nets(self, plan: Plan) -> None:
         for made in self._groups.nets():
@@ -271,10 +293,7 @@ class Desired:
         self, plan: Plan, deltas: Deltas, rewritten: set[GroupId], joined: set[GroupId]
     ) -> None:
         """Say of each changed set what its change can do, and what must wait meanwhile."""
-        changed = frozenset(deltas.members_added.keys() | deltas.members_removed.keys())
-        passing = frozenset(
-            i for i in changed if i in self._ipsets and self._ipsets[i].polarity is Polarity.MOVES
-        )
+        passing = self._passing(deltas.members_added.keys() | deltas.members_removed.keys())
         passed = self._groups.asking(passing) if passing else set()
         affected = {g for g in rewritten | joined | passed if g in self._groups}
         asked = {
@@ -283,22 +302,30 @@ class Desired:
             for identity in self._groups[group].asked()
             for version in self._versions
         }
-        names = plan.created.keys() | plan.added.keys() | plan.removed.keys()
-        plan.changed = tuple(
-            ChangedSet(name, self._role_now(name, plan), self._is_first or name in asked)
+        held = self._held(passed)
+        names = plan.created.keys() | plan.added.keys() | plan.removed.keys() | held.keys()
+        changed = tuple(
+            ChangedSet(name, self._role_now(name, plan), plan.is_whole or name in asked)
             for name in sorted(names)
         )
-        if self._is_first:
-            plan.switches = Switches(chains=True, egress=True, ingress=True)
-        elif rewritten:
-            plan.switches = plan.switches._replace(chains=True)
-        plan.held = self._held(passed)
+        switches = plan.order.switches
+        if plan.is_whole:
+            switches = Switches(chains=True, egress=True, ingress=True)
+        elif rewritten or self._has_other_chains:
+            switches = switches._replace(chains=True)
+        plan.order = Order(changed, switches, held)
         members = {e for group in affected for e in self._members_of.get(group, ())}
         plan.touched = {a for e in members for a in self._endpoints[e].addresses}
 
+    def _passing(self, ipsets: Iterable[IpsetId]) -> frozenset[IpsetId]:
+        """Those of the sets that pass rules ask."""
+        return frozenset(
+            i for i in ipsets if i in self._ipsets and self._ipsets[i].polarity is Polarity.MOVES
+        )
+
     def _role_now(self, name: IpsetName, plan: Plan) -> Role:
         # On the first plan a set may be in the kernel already, with rules that ask it.
-        is_left = self._is_first and name in self._left_sets
+        is_left = plan.is_whole and name in self._left_sets
         return Role.NEW if name in plan.created and not is_left else self._roles[name]
 
     def _held(self, groups: Iterable[GroupId]) -> dict[IpsetName, tuple[KernelMember, ...]]:

@@ -13,7 +13,7 @@ import msgspec
 
 from calico_k8s.calc.deltas import Group, GroupId, IpsetId
 from calico_k8s.errors import InputError
-from calico_k8s.felix.recover import NOTHING, Recovered
+from calico_k8s.felix.recover import Recovered, merge_numbers
 from calico_k8s.model.addresses import Version
 from calico_k8s.model.resources import Direction
 from calico_k8s.render.assembly import render_tables
@@ -70,11 +70,12 @@ class GroupBook:
         self._versions = versions
         self._live: dict[GroupId, LiveGroup] = {}
         self._retired: dict[ChainName, _Retired] = {}
-        self._homeless: dict[ChainName, str] = {}
-        first = next(iter(recovered.values()), NOTHING)
-        self._allocators = {d: NumberAllocator(layout, first.numbers[d]) for d in Direction}
+        self._homeless: dict[GroupId, str] = {}
+        """Groups without a number, and why."""
+        numbers = merge_numbers(recovered.values())
+        self._allocators = {d: NumberAllocator(layout, numbers[d]) for d in Direction}
         for direction in Direction:
-            for chain in first.numbers[direction]:
+            for chain in numbers[direction]:
                 found = {v: r.groups[chain] for v, r in recovered.items() if chain in r.groups}
                 self._retired[chain] = _Retired(now_s, direction, found)
 
@@ -105,21 +106,31 @@ class GroupBook:
         Where the mark mask has no room for one more, its endpoints take no new flow.
         """
         rendered = {version: render_group(group, version) for version in self._versions}
-        chain = stage_chain(group.id, group.direction)
         if all(each.allows_all for each in rendered.values()):
             self._retire(self._live.get(group.id), now_s)
+            self._homeless.pop(group.id, None)
             number: int = Number.ALLOW_ALL
         else:
-            number = self._assign(group.direction, chain, now_s)
+            number = self._assign(group, now_s)
         self._live[group.id] = LiveGroup(group, rendered, number)
         return self._live[group.id]
 
+    def rehome(self, now_s: float) -> set[GroupId]:
+        """Give numbers to groups that had none, as far as there are some now; those groups."""
+        found: set[GroupId] = set()
+        for name in sorted(self._homeless):
+            live = self._live[name]
+            number = self._assign(live.group, now_s)
+            if number == Number.HELD:
+                break
+            self._live[name] = msgspec.structs.replace(live, number=number)
+            found.add(name)
+        return found
+
     def remove(self, name: GroupId, now_s: float) -> None:
         """No endpoint is in the group any more."""
-        live = self._live.pop(name, None)
-        if live is not None:
-            self._homeless.pop(stage_chain(name, live.group.direction), None)
-        self._retire(live, now_s)
+        self._homeless.pop(name, None)
+        self._retire(self._live.pop(name, None), now_s)
 
     def collect(self, now_s: float) -> bool:
         """Drop what has been retired for long enough; whether there was something."""
@@ -137,31 +148,40 @@ class GroupBook:
 
     def tables(self, config: RenderConfig) -> tuple[Table, ...]:
         """Every table, with retired groups beside the live."""
+        groups = [*self._all_rendered()]
+        return tuple(
+            table
+            for version in self._versions
+            for table in render_tables(
+                config,
+                version,
+                (g[version] for g in groups if version in g),
+                self._leaves(version),
+            )
+        )
+
+    def _leaves(self, version: Version) -> dict[Direction, dict[ChainName, int]]:
         leaves: dict[Direction, dict[ChainName, int]] = {d: {} for d in Direction}
         for live in self._live.values():
             if live.has_chains:
                 chain = stage_chain(live.group.id, live.group.direction)
                 leaves[live.group.direction][chain] = live.number
         for chain, retired in self._retired.items():
-            allocator = self._allocators[retired.direction]
-            leaves[retired.direction][chain] = allocator.assign(chain, retired.since_s)
-        groups = [*self._all_rendered()]
-        return tuple(
-            table
-            for version in self._versions
-            for table in render_tables(
-                config, version, (g[version] for g in groups if version in g), leaves
-            )
-        )
+            # An earlier run may have ended before it wrote the chain in every family.
+            if version in retired.rendered:
+                allocator = self._allocators[retired.direction]
+                leaves[retired.direction][chain] = allocator.assign(chain, retired.since_s)
+        return leaves
 
-    def _assign(self, direction: Direction, chain: ChainName, now_s: float) -> int:
+    def _assign(self, group: Group, now_s: float) -> int:
+        chain = stage_chain(group.id, group.direction)
         self._retired.pop(chain, None)
         try:
-            number = self._allocators[direction].assign(chain, now_s)
+            number = self._allocators[group.direction].assign(chain, now_s)
         except InputError as error:
-            self._homeless[chain] = str(error)
+            self._homeless[group.id] = str(error)
             return Number.HELD
-        self._homeless.pop(chain, None)
+        self._homeless.pop(group.id, None)
         return number
 
     def _all_rendered(self) -> Iterator[ByVersion]:

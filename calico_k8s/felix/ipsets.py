@@ -10,11 +10,12 @@ Only names with our prefixes are read or written.  A set of ours nobody asked fo
 """
 
 import errno
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
+import structlog
 
 from calico_k8s.errors import KernelError
 from calico_k8s.felix.delta import DeltaTracker
@@ -37,8 +38,35 @@ from calico_k8s.render.tables import IPSET_PREFIXES, IpsetName, KernelIpset, Ker
 REBUILD_SUFFIX = "rebuild"
 """Name of the set a full one is rebuilt in; a sweep finds it by its prefix after a crash."""
 
+log = structlog.get_logger()
+
 _REFERENCED: Final = (IPSET_ERR_BUSY, IPSET_ERR_REFERENCED, errno.EBUSY)
 MAXELEM_MAX = 2**32 - 1  # the kernel's u32
+
+
+class IpsetKernel(Protocol):
+    """The sets of one network namespace: :class:`~calico_k8s.netlink.ipset.IpsetSocket`."""
+
+    def close(self) -> None:
+        """Release it."""
+
+    def headers(self) -> dict[IpsetName, IpsetHeader]:
+        """Every set, without members."""
+
+    def members(self, ipset: KernelIpset) -> list[KernelMember]:
+        """What one set holds."""
+
+    def create(self, ipset: KernelIpset, maxelem: int, hashsize: int) -> None:
+        """Make an empty set."""
+
+    def destroy(self, names: Iterable[IpsetName]) -> dict[IpsetName, int]:
+        """Destroy each set; the errno of each that stayed."""
+
+    def swap(self, first: IpsetName, second: IpsetName) -> None:
+        """Exchange the contents of two sets."""
+
+    def edit(self, edits: Sequence[Edit]) -> list[EditFailure]:
+        """Add and delete members, in order; those that were not taken."""
 
 
 class IpsetDriver:
@@ -52,8 +80,13 @@ class IpsetDriver:
         InputError: from an ``apply``, for a member that is not of its set's type.
     """
 
-    def __init__(self, maxelem: int = DEFAULT_MAXELEM, hashsize: int = DEFAULT_HASHSIZE) -> None:
-        self._socket = IpsetSocket()
+    def __init__(
+        self,
+        maxelem: int = DEFAULT_MAXELEM,
+        hashsize: int = DEFAULT_HASHSIZE,
+        sets: IpsetKernel | None = None,
+    ) -> None:
+        self._socket = sets or IpsetSocket()
         self._maxelem = maxelem
         self._hashsize = hashsize
         self._states: dict[IpsetName, _IpsetState] = {}
@@ -117,6 +150,12 @@ class IpsetDriver:
         """The desired members of a set that are programmed with another mark."""
         tracker = self._states[name].tracker
         return tuple(tracker.desired[key] for key in tracker.updates if key in tracker.programmed)
+
+    def differ(self, names: Iterable[IpsetName]) -> bool:
+        """Whether a member of any of these sets is to be added or deleted, as far as is known."""
+        return any(
+            not self._states[name].tracker.is_in_sync for name in names if name in self._states
+        )
 
     @property
     def is_in_sync(self) -> bool:
@@ -246,6 +285,7 @@ class IpsetDriver:
         wanted = dict(state.tracker.programmed) | dict(state.tracker.desired)
         header = self._socket.headers()[state.ipset.name]
         maxelem = min(max(2 * header.maxelem, 2 * len(wanted)), MAXELEM_MAX)
+        log.warning("an ipset is full and made larger", ipset=state.ipset.name, maxelem=maxelem)
         name = IpsetName(IPSET_PREFIXES[state.ipset.version] + REBUILD_SUFFIX)
         larger = msgspec.structs.replace(state.ipset, name=name)
         self._stale.add(name)

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import FrameType
 
 import structlog
@@ -53,11 +53,11 @@ def running_parts(identity: Identity, store: Store) -> Iterator[Agent]:
     queue, watch, status = UpdateQueue(), _Watch(), StatusWriter(store)
     syncer = Syncer(store, keys.V1, queue, watch)
     try:
-        agent = Agent(identity, queue, kernel, status.tell)
-        watch.agent = agent
-        status.start()
-        syncer.start()
-        yield agent
+        with closing(Agent(identity, queue, kernel, status.tell)) as agent:
+            watch.agent = agent
+            status.start()
+            syncer.start()
+            yield agent
     finally:
         syncer.close()
         status.close()

@@ -6,7 +6,7 @@ that need not, and keeps the chains of groups it no longer wants until their end
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from calico_k8s.model.resources import Direction
@@ -16,8 +16,12 @@ from calico_k8s.render.marks import MarkLayout
 from calico_k8s.render.tables import ChainName, RuleText
 
 _RULE = re.compile(r"^-A (cali-\S+) (.*)$", re.MULTILINE)
-_HASH = re.compile(r'-m comment --comment "?cali:\S+?"? ')
+_HASH = re.compile(r' ?-m comment --comment "?cali:[\w-]+"?')
 _STAGE = re.compile(r"^cali-([ei])\d+-(.+)$")
+_ROOT = re.compile(
+    r"^-A cali-(?:egress|ingress) -m mark --mark 0x\w+/0x(\w+) .*-j RETURN$", re.MULTILINE
+)
+"""The first rule of either tree's root, the only one there with the whole field and a RETURN."""
 _DIRECTIONS = {"e": Direction.EGRESS, "i": Direction.INGRESS}
 
 
@@ -27,6 +31,8 @@ class Recovered(NamedTuple):
     numbers: Mapping[Direction, Mapping[ChainName, int]]
     groups: Mapping[ChainName, RenderedGroup]
     """By first chain, without the sets of nets that they ask: those are found by name."""
+    has_other_marks: bool = False
+    """The trees read marks of another mask: no number means the same as now."""
 
 
 NOTHING = Recovered({direction: {} for direction in Direction}, {})
@@ -37,7 +43,9 @@ def recover(saved: str, layout: MarkLayout) -> Recovered:
     numbers: dict[Direction, dict[ChainName, int]] = {direction: {} for direction in Direction}
     stages: dict[tuple[str, str], dict[ChainName, list[RuleText]]] = {}
     for chain, written in _RULE.findall(saved):
-        text = RuleText(_HASH.sub("", written))
+        text = RuleText(_HASH.sub("", written).strip())
+        if not text:
+            continue
         stage = _STAGE.match(chain)
         if stage is not None:
             chains = stages.setdefault((stage[1], stage[2]), {})
@@ -50,4 +58,26 @@ def recover(saved: str, layout: MarkLayout) -> Recovered:
         RenderedGroup({chain: tuple(chains[chain]) for chain in sorted(chains)})
         for chains in stages.values()
     )
-    return Recovered(numbers, {group.entry: group for group in groups})
+    return Recovered(
+        numbers,
+        {group.entry: group for group in groups},
+        any(int(field, 16) != layout.field for field in _ROOT.findall(saved)),
+    )
+
+
+def merge_numbers(
+    recovered: Iterable[Recovered],
+) -> Mapping[Direction, Mapping[ChainName, int]]:
+    """One number for each group, from all families: the first that says one.
+
+    They agree unless a run ended between the writes of two families, or another program emptied
+    one of them.
+    """
+    merged: dict[Direction, dict[ChainName, int]] = {direction: {} for direction in Direction}
+    for family in recovered:
+        for direction, numbers in family.numbers.items():
+            taken = merged[direction]
+            for chain, number in numbers.items():
+                if number not in taken.values():
+                    taken.setdefault(chain, number)
+    return merged

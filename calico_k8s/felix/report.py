@@ -4,15 +4,15 @@ In: what happened.  Out: a :class:`~.status.NodeStatus`, and whether the kernel 
 """
 
 import os
-from collections.abc import Iterable
 
 import structlog
 
 from calico_k8s.calc.deltas import LocalEndpoint
+from calico_k8s.calc.graph import Graph
 from calico_k8s.datastore.store import Revision
-from calico_k8s.felix.kernel import Written
-from calico_k8s.felix.status import EndpointState, NodeState, NodeStatus
-from calico_k8s.model.addresses import Address
+from calico_k8s.felix.apply import Written
+from calico_k8s.felix.interfaces import Interfaces
+from calico_k8s.felix.status import EndpointState, EndpointStatus, NodeState, NodeStatus
 from calico_k8s.model.names import NodeName
 
 ERRORS_MAX = 20
@@ -37,6 +37,11 @@ class Report:
         self._drift = 0
         self.seen_revision = Revision(0)
         self.is_store_away = False
+
+    @property
+    def is_enforcing(self) -> bool:
+        """Whether the kernel was brought to what the datastore said, and nothing failed since."""
+        return bool(self._applied_s) and self._failure is None
 
     @property
     def is_well(self) -> bool:
@@ -64,20 +69,24 @@ class Report:
         """A write of the kernel failed."""
         self._failure = error
 
-    def note_mended(self, now_s: float) -> None:
-        """What had failed is done."""
+    def note_well(self) -> None:
+        """What failed is no longer tried."""
         self._failure = None
-        self._applied_s = now_s
 
     def note_applied(self, written: Written, now_s: float) -> bool:
         """The kernel is as the datastore says, up to the revision that was seen.
 
-        Whether others should hear of it soon: it is another revision, or the first.
+        Whether others should hear of it soon: it is another revision, the first, or good news.
         """
-        is_news = not self._applied_s or self._applied_revision != self.seen_revision
+        is_news = (
+            not self._applied_s
+            or self._failure is not None
+            or self._applied_revision != self.seen_revision
+        )
+        self._failure = None
         self._applied_revision = self.seen_revision
         self._applied_s = now_s
-        if written.lines or written.members:
+        if any(written):
             log.debug("kernel written", lines=written.lines, members=written.members)
         return is_news
 
@@ -87,14 +96,12 @@ class Report:
             self._drift += count
             log.warning("mended what another program had changed", where=where, count=count)
 
-    def status(
-        self, endpoints: Iterable[LocalEndpoint], missing: frozenset[Address], groups: int
-    ) -> NodeStatus:
-        """The node's status now."""
-        errors = [problem for problems in self._stored.values() for problem in problems]
+    def status(self, graph: Graph, found: Interfaces, groups: int) -> NodeStatus:
+        """The node's status now.  Cost: the node's endpoints."""
+        endpoints = {e.id: endpoint_status(graph, found, e) for e in graph.endpoints.values()}
+        errors = [] if self._failure is None else [self._failure]
+        errors += [problem for problems in self._stored.values() for problem in problems]
         errors += [*self._settings, *self._problems]
-        if self._failure is not None:
-            errors.insert(0, self._failure)
         return NodeStatus(
             node=self._node,
             pid=os.getpid(),
@@ -106,7 +113,7 @@ class Report:
             applied=self._applied_s,
             drift_repaired=self._drift,
             errors=tuple(errors[:ERRORS_MAX]),
-            endpoints={each.id: _endpoint_state(each, missing) for each in endpoints},
+            endpoints=endpoints,
         )
 
     def _state(self) -> NodeState:
@@ -117,7 +124,25 @@ class Report:
         return "store-away" if self.is_store_away else "in-sync"
 
 
-def _endpoint_state(endpoint: LocalEndpoint, missing: frozenset[Address]) -> EndpointState:
+def endpoint_status(graph: Graph, found: Interfaces, endpoint: LocalEndpoint) -> EndpointStatus:
+    """How one endpoint is, with the reason where it is not as its owner would have it."""
+    lost = graph.lost_addresses(endpoint.id)
+    reasons = [f"{a} belongs to {owner}, which is newer" for a, owner in sorted(lost.items())]
+    state: EndpointState = "enforced"
     if not endpoint.addresses:
-        return "no-address"
-    return "no-interface" if missing.issuperset(endpoint.addresses) else "enforced"
+        state = "no-address"
+    elif found.missing.issuperset(endpoint.addresses):
+        state = "no-interface"
+    reasons += (
+        f"no interface of this node leads to {a}: it is closed and cannot be reached through us"
+        for a in endpoint.addresses
+        if a in found.missing
+    )
+    reasons += (
+        f"{a} has not yet been seen behind a port of bridge {found.unsettled[a]}: it sends nothing"
+        for a in endpoint.addresses
+        if a in found.unsettled
+    )
+    unknown = graph.unknown_profiles(endpoint.id)
+    reasons += (f"profile {profile} is not in the datastore" for profile in unknown)
+    return EndpointStatus(state, "; ".join(reasons))

@@ -8,19 +8,23 @@ class Task(Enum):
     """Something that the loop does later, or again and again."""
 
     RETRY = auto()
-    """Mend the kernel after a failed write."""
+    """Try again after a failed write."""
     CHECK_PLACE = auto()
     """Look whether our jumps and rules are where they should be."""
     RESYNC = auto()
     """Compare everything with the kernel."""
     COLLECT = auto()
     """Drop retired groups and sets."""
+    JUDGE = auto()
+    """Judge a portion of the live flows that wait for it."""
     JUDGE_AGAIN = auto()
     """Judge the live flows of changed endpoints once more."""
     TELL = auto()
     """Write status."""
     SAVE = auto()
     """Write the state that a rebooted node starts from."""
+    PREPARE = auto()
+    """Load what makes later writes quicker."""
 
 
 class Schedule:

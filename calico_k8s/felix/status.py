@@ -6,6 +6,7 @@ this thread; the keys of a node that is gone go with its lease.
 """
 
 import threading
+import time
 from typing import Literal
 
 import msgspec
@@ -17,9 +18,17 @@ from calico_k8s.model.names import EndpointId, NodeName
 
 LEASE_S = 30
 KEEP_ALIVE_S = 10.0
+AGAIN_S = 1.0
 
 NodeState = Literal["waiting", "in-sync", "failing", "store-away"]
 EndpointState = Literal["enforced", "no-interface", "no-address"]
+
+
+class EndpointStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``/felix/v2/host/NODE/endpoint/NS.POD``: how one endpoint is, and why it is not better."""
+
+    state: EndpointState
+    reason: str = ""
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
@@ -38,7 +47,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     """When the kernel was last brought to what is desired; seconds since the epoch."""
     drift_repaired: int = 0
     errors: tuple[str, ...] = ()
-    endpoints: dict[EndpointId, EndpointState] = {}
+    endpoints: dict[EndpointId, EndpointStatus] = {}
 
 
 class StoredStatus(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -58,12 +67,6 @@ class StoredStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     errors: tuple[str, ...] = ()
 
 
-class StoredEndpointStatus(msgspec.Struct, frozen=True):
-    """``/felix/v2/host/NODE/endpoint/NS.POD``."""
-
-    state: str
-
-
 def status_path(node: NodeName) -> str:
     """Where a node's status is."""
     return f"{STATUS}host/{node}/status"
@@ -77,8 +80,11 @@ def endpoint_status_path(endpoint: EndpointId) -> str:
 class StatusWriter:
     """A thread that writes the newest status; older ones that it had no time for are skipped."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, keep_alive_s: float = KEEP_ALIVE_S) -> None:
         self._store = store
+        self._keep_alive_s = keep_alive_s
+        self._kept_s = 0.0
+        """When the lease was last granted or kept, of the monotonic clock."""
         self._news = threading.Condition()
         self._newest: NodeStatus | None = None
         self._is_closed = False
@@ -106,10 +112,11 @@ class StatusWriter:
 
     def _run(self) -> None:
         latest: NodeStatus | None = None
+        pause_s = self._keep_alive_s
         while True:
             with self._news:
                 if self._newest is None and not self._is_closed:
-                    self._news.wait(timeout=KEEP_ALIVE_S)
+                    self._news.wait(timeout=pause_s)
                 is_closed = self._is_closed
                 latest, self._newest = self._newest or latest, None
             try:
@@ -118,30 +125,37 @@ class StatusWriter:
                     return
                 if latest is not None:
                     self._write(_encode(latest))
+                pause_s = self._keep_alive_s
             except StoreError:
                 # The store is away or slow.  What was written goes with its lease; everything is
-                # written again with the next news or keep-alive.
+                # written again.
                 self._forget()
+                pause_s = min(AGAIN_S, self._keep_alive_s)
                 if is_closed:
                     return
 
     def _write(self, wanted: dict[str, bytes]) -> None:
-        try:
-            if self._lease is None:
-                self._lease = self._store.grant_lease(LEASE_S)
-            else:
-                self._store.keep_alive(self._lease)
-        except StoreLeaseLost:
-            self._forget()
-            self._lease = self._store.grant_lease(LEASE_S)
+        lease = self._hold_lease(time.monotonic())
         operations: list[Operation] = [
-            Put(path, raw, self._lease)
-            for path, raw in wanted.items()
-            if self._written.get(path) != raw
+            Put(path, raw, lease) for path, raw in wanted.items() if self._written.get(path) != raw
         ]
         operations += [Delete(path) for path in self._written if path not in wanted]
         transact_in_order(self._store, operations)
         self._written = wanted
+
+    def _hold_lease(self, now_s: float) -> LeaseId:
+        """Our lease, kept alive where it is time to."""
+        if self._lease is not None and now_s - self._kept_s < self._keep_alive_s:
+            return self._lease
+        try:
+            if self._lease is not None:
+                self._store.keep_alive(self._lease)
+        except StoreLeaseLost:
+            self._forget()
+        if self._lease is None:
+            self._lease = self._store.grant_lease(LEASE_S)
+        self._kept_s = now_s
+        return self._lease
 
     def _leave(self) -> None:
         if self._lease is not None:
@@ -162,13 +176,13 @@ def _encode(status: NodeStatus) -> dict[str, bytes]:
         revision=status.revision,
         backend=status.backend,
         endpoints=len(states),
-        enforced=sum(state == "enforced" for state in states.values()),
+        enforced=sum(each.state == "enforced" for each in states.values()),
         groups=status.groups,
         applied=status.applied,
         drift_repaired=status.drift_repaired,
         errors=status.errors,
     )
     keys = {status_path(status.node): msgspec.json.encode(node)}
-    for endpoint, state in states.items():
-        keys[endpoint_status_path(endpoint)] = msgspec.json.encode(StoredEndpointStatus(state))
+    for endpoint, each in states.items():
+        keys[endpoint_status_path(endpoint)] = msgspec.json.encode(each)
     return keys

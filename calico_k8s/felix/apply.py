@@ -1,0 +1,157 @@
+"""Carries a plan out: sets and tables of one namespace, step by step, in the order of :mod:`.order`.
+
+In: plans of :mod:`.desired`.  Out: kernel writes by the two drivers, and how much they wrote.
+What is desired, and why, is not known here.  After a failure nothing is forgotten: the drivers
+hold what is desired and read back what is there, and :meth:`Applier.mend` goes on from that.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from calico_k8s.felix.desired import Order, Plan
+from calico_k8s.felix.ipsets import IpsetDriver
+from calico_k8s.felix.order import Do, Role, Step, steps
+from calico_k8s.felix.saved import FORMAT, SavedState
+from calico_k8s.model.addresses import Version
+from calico_k8s.render.tables import IpsetName, KernelIpset, KernelMember, Table, TableName
+
+
+class TableWriter(Protocol):
+    """One table of one family: :class:`~.iptables.driver.TableDriver`."""
+
+    def set_desired(self, table: Table) -> None:
+        """What is ours should be exactly this."""
+
+    def apply(self) -> int:
+        """Write what differs in one transaction; the number of lines."""
+
+    def has_drifted(self) -> bool:
+        """Whether something is other than desired, however it came to be."""
+
+
+class Written(NamedTuple):
+    """What a batch wrote; all zero where nothing differed."""
+
+    members: int = 0
+    lines: int = 0
+
+
+class Applier:
+    """Desired sets and tables on their way to the kernel; ``hold_mark`` is of the group that denies.
+
+    Raises:
+        KernelError: from every method but :meth:`take_over`.
+    """
+
+    def __init__(
+        self,
+        ipsets: IpsetDriver,
+        tables: Mapping[tuple[Version, TableName], TableWriter],
+        hold_mark: int,
+    ) -> None:
+        self.ipsets = ipsets
+        self._tables = tables
+        self._hold_mark = hold_mark
+        self._desired_tables: dict[tuple[Version, TableName], Table] = {}
+
+    def carry_out(self, plan: Plan) -> Written:
+        """Bring the kernel to a plan, in the order that its changes need."""
+        self.take_over(plan)
+        return self._perform(plan.order, writes_tables=bool(plan.tables))
+
+    def mend(self, order: Order) -> Written:
+        """Bring the kernel to what is desired from whatever it holds."""
+        self.ipsets.needs_resync = True
+        return self._perform(order, writes_tables=True)
+
+    def take_over(self, plan: Plan) -> None:
+        """What the plan says is desired from now on; nothing is written."""
+        if plan.is_whole:
+            kept = {ipset.name for ipset in self.ipsets.desired()}
+            for name in sorted(kept - plan.created.keys()):
+                self.ipsets.drop_ipset(name)
+        for name, ipset in plan.created.items():
+            self.ipsets.set_ipset(ipset, plan.added.get(name, ()))
+        for name, members in plan.removed.items():
+            if name not in plan.created:
+                self.ipsets.remove_members(name, members)
+        for name, members in plan.added.items():
+            if name not in plan.created:
+                self.ipsets.add_members(name, members)
+        for name in plan.dropped:
+            self.ipsets.drop_ipset(name)
+        for table in plan.tables:
+            self._desired_tables[table.version, table.name] = table
+            self._tables[table.version, table.name].set_desired(table)
+
+    def empty(self, ipsets: Sequence[KernelIpset]) -> None:
+        """Take every member out of these sets, now."""
+        for ipset in ipsets:
+            self.ipsets.set_ipset(ipset, ())
+        self.ipsets.apply_creates()
+        self.ipsets.apply_removes(ipset.name for ipset in ipsets)
+
+    def mend_tables(self) -> int:
+        """Mend the tables that another program changed: a jump moved, a rule gone; how many."""
+        drifted = [driver for driver in self._tables.values() if driver.has_drifted()]
+        for driver in drifted:
+            driver.apply()
+        return len(drifted)
+
+    def saved(self, boot_id: str, backend: str) -> SavedState:
+        """What is desired now, for the disk."""
+        desired = self.ipsets.desired()
+        return SavedState(
+            format=FORMAT,
+            boot_id=boot_id,
+            backend=backend,
+            tables=tuple(self._desired_tables.values()),
+            ipsets=tuple(desired),
+            members={ipset.name: members for ipset, members in desired.items()},
+        )
+
+    def _perform(self, order: Order, *, writes_tables: bool) -> Written:
+        members = lines = 0
+        held = order.held
+        for step in steps(order.changed, writes_tables=writes_tables, switches=order.switches):
+            match step.do:
+                case Do.CREATE:
+                    members += self.ipsets.apply_creates()
+                    held = held if self._passes_differ(order) else {}
+                case Do.ADD:
+                    members += self.ipsets.apply_adds(step.names)
+                case Do.REMOVE:
+                    members += self.ipsets.apply_removes(step.names)
+                case Do.HOLD:
+                    members += self._hold(step, held)
+                case Do.WRITE_TABLES:
+                    lines += sum(driver.apply() for driver in self._tables.values())
+                case Do.DESTROY:
+                    self.ipsets.apply_destroys()
+        return Written(members, lines)
+
+    def _passes_differ(self, order: Order) -> bool:
+        """Whether any set that pass rules ask is really about to change.
+
+        Known once the creates have read back what is to be read back: a restart that finds
+        everything as it should be holds nobody.
+        """
+        names = [each.name for each in order.changed if each.role is Role.PASSES]
+        return self.ipsets.differ(names)
+
+    def _hold(self, step: Step, held: Mapping[IpsetName, tuple[KernelMember, ...]]) -> int:
+        """Hold the members whose mark is replaced, and ``held``; a later step adds them as desired."""
+        written = 0
+        for name in step.names:
+            final = (*self.ipsets.replaced_members(name), *held.get(name, ()))
+            self.ipsets.add_members(name, self._all_held(final))
+            try:
+                written += self.ipsets.apply_adds([name])
+            finally:
+                self.ipsets.add_members(name, final)  # what is desired, whatever was written
+        return written
+
+    def _all_held(self, members: Iterable[KernelMember]) -> Iterable[KernelMember]:
+        return (msgspec.structs.replace(member, mark=self._hold_mark) for member in members)
