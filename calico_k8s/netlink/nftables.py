@@ -25,7 +25,11 @@ NFNL_SUBSYS_NFTABLES = 10
 NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETGEN = 4, 7, 16
 NFTA_GEN_ID = 1
 NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME = 1, 3
-NFTA_RULE_TABLE = 1
+NFTA_RULE_TABLE, NFTA_RULE_EXPRESSIONS = 1, 4
+NFTA_EXPR_NAME, NFTA_EXPR_DATA = 1, 2
+NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT = 2, 2
+NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN = 1, 2
+NFT_JUMP = 0xFFFFFFFD  # -3
 _FAMILIES: Final = {4: 2, 6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
 
 
@@ -34,6 +38,24 @@ class NftRule(NamedTuple):
 
     chain: str
     attributes: memoryview
+
+
+def bare_jump(rule: NftRule) -> str | None:
+    """The chain that a rule jumps to whatever the packet; None for every other rule."""
+    body = attribute_map(rule.attributes).get(NFTA_RULE_EXPRESSIONS)
+    if body is None:
+        return None
+    expressions = [attribute_map(part) for _, part in split_attributes(body)]
+    names = [attribute_text(expression[NFTA_EXPR_NAME]) for expression in expressions]
+    if [name for name in names if name != "counter"] != ["immediate"]:
+        return None
+    data = attribute_map(expressions[names.index("immediate")][NFTA_EXPR_DATA])
+    verdict = attribute_map(data[NFTA_IMMEDIATE_DATA]).get(NFTA_DATA_VERDICT)
+    if verdict is None:
+        return None
+    words = attribute_map(verdict)
+    is_jump = BE32.unpack(words[NFTA_VERDICT_CODE])[0] == NFT_JUMP
+    return attribute_text(words[NFTA_VERDICT_CHAIN]) if is_jump else None
 
 
 class NftSocket:

@@ -11,7 +11,7 @@ import msgspec
 
 from calico_k8s.errors import IptablesError
 from calico_k8s.felix.iptables.driver import TableDriver
-from calico_k8s.felix.iptables.hashes import COMMENT_PREFIX
+from calico_k8s.felix.iptables.hashes import COMMENT_PREFIX, is_bare_jump
 from calico_k8s.felix.iptables.programs import DEFAULT_LOCK_TIMEOUT_S, Backend, save
 from calico_k8s.model.addresses import Version
 from calico_k8s.render.tables import CHAIN_PREFIX, Table, TableName
@@ -66,7 +66,7 @@ def _count_foreign(saved: str) -> int:
     return sum(
         1
         for chain, text in _RULE.findall(saved)
-        if not chain.startswith(CHAIN_PREFIX) and f"{COMMENT_PREFIX}" not in text
+        if not (chain.startswith(CHAIN_PREFIX) or COMMENT_PREFIX in text or is_bare_jump(text))
     )
 
 

@@ -6,12 +6,13 @@ the two iptables backends make of spelling and order.
 
 A comment is a match that the kernel runs, and costs a packet more than most rules do (34 ns
 legacy, 44 ns nft).  So a chain of ours has one, in its last rule, with the hash of the whole
-chain: the renderer's chains end where few packets come.  In a built-in chain each rule of ours
-has its own.
+chain: the renderer's chains end where few packets come.  In a built-in chain a bare jump to a
+chain of ours is known by that chain's name, and any other rule of ours has a hash of its own.
 """
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, NewType
 
@@ -27,6 +28,9 @@ HASH_LENGTH: Final = 8
 """Characters of URL-safe base64: 48 bits, compared only with what stands in the same place."""
 FOREIGN: Final = RuleHash("")
 """Stands for a rule without a hash: not ours, or in a chain of ours and not the last."""
+
+
+_BARE_JUMP = re.compile(r"-j cali-\S+")
 
 
 class HashedRule(NamedTuple):
@@ -91,11 +95,29 @@ def hash_chain(name: str, rules: tuple[RuleText, ...]) -> HashedRules:
     if not rules:
         return ()
     others = tuple(HashedRule(FOREIGN, text) for text in rules[:-1])
-    return (*others, hash_rules(name, rules)[-1])
+    return (*others, _commented(name, rules)[-1])
 
 
 def hash_rules(place: str, rules: tuple[RuleText, ...]) -> HashedRules:
-    """The rules of one place in a built-in chain, each with the hash of all up to and with it.
+    """The rules of one place in a built-in chain."""
+    return tuple(
+        HashedRule(jump_hash(text), text) if is_bare_jump(text) else hashed
+        for text, hashed in zip(rules, _commented(place, rules), strict=True)
+    )
+
+
+def is_bare_jump(text: str) -> bool:
+    """Whether a rule is nothing but a jump to a chain of ours."""
+    return _BARE_JUMP.fullmatch(text) is not None
+
+
+def jump_hash(text: str) -> RuleHash:
+    """What stands for the hash of a bare jump: its text, which names the chain."""
+    return RuleHash(text)
+
+
+def _commented(place: str, rules: tuple[RuleText, ...]) -> HashedRules:
+    """Each rule with the hash of all up to and with it.
 
     The comment stands last among the matches: a packet that the others turn away never pays
     for it.

@@ -1,7 +1,8 @@
 """What a table of the legacy backend holds, read from the kernel without a process.
 
 In: a family and a table's name.  Out: :data:`~calico_k8s.felix.iptables.plan.Held`.  The kernel
-gives a table as one block of entries; only chain borders and our comments are looked at.  A
+gives a table as one block of entries; only chain borders, our comments and bare jumps are looked
+at.  A
 table that no program has used is not asked for: asking would create it.
 
 Source: ``linux/netfilter_ipv4/ip_tables.h``, ``linux/netfilter_ipv6/ip6_tables.h``.
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from calico_k8s.errors import IptablesError
-from calico_k8s.felix.iptables.hashes import FOREIGN, RuleHash
+from calico_k8s.felix.iptables.hashes import FOREIGN, RuleHash, jump_hash
 from calico_k8s.felix.iptables.plan import HOOKS, Held, own_chain
 from calico_k8s.model.addresses import Version
 from calico_k8s.render.tables import TableName
@@ -32,6 +33,9 @@ _ENTRIES_HEADER = 40  # struct ipt_get_entries: name, size, padding to the entri
 _OFFSETS = struct.Struct("=HH")
 _TARGET_HEADER = 32  # struct xt_entry_target: size, name[29], revision
 _NAME_OFFSET = 2
+_NFCACHE_LENGTH = 4  # an entry's unused word before target_offset
+_VERDICT = struct.Struct("=i")
+"""Of a standard target: negative for a verdict, else where the chain's first rule is."""
 READ_ATTEMPTS = 10
 
 
@@ -40,12 +44,14 @@ class _Family(NamedTuple):
     level: int
     names: str
     offsets: int
-    """Where in an entry target_offset and next_offset stand."""
+    """Where in an entry target_offset and next_offset stand, behind addresses and flags."""
+    size: int
+    """Of an entry without matches: its target follows at once."""
 
 
 _FAMILIES: Final[dict[Version, _Family]] = {
-    4: _Family(socket.AF_INET, socket.IPPROTO_IP, "ip_tables_names", 88),
-    6: _Family(socket.AF_INET6, socket.IPPROTO_IPV6, "ip6_tables_names", 140),
+    4: _Family(socket.AF_INET, socket.IPPROTO_IP, "ip_tables_names", 88, 112),
+    6: _Family(socket.AF_INET6, socket.IPPROTO_IPV6, "ip6_tables_names", 140, 168),
 }
 
 
@@ -89,7 +95,7 @@ class LegacyReader:
             except BlockingIOError:  # changed between the two questions
                 continue
             heads = {start: str(HOOKS[n]) for n, start in enumerate(starts) if hooks >> n & 1}
-            return _split_chains(block, heads, count, self._family.offsets)
+            return _split_chains(block, heads, count, self._family)
         raise IptablesError(f"legacy table {self._table} changes all the time")
 
     def _is_loaded(self) -> bool:
@@ -111,27 +117,46 @@ class LegacyReader:
 
 
 def _split_chains(
-    block: bytearray, heads: dict[int, str], count: int, offsets_at: int
+    block: bytearray, heads: dict[int, str], count: int, family: _Family
 ) -> dict[str, tuple[RuleHash, ...]]:
     """The chains of ours and the built-in ones, of a block of ``count`` entries.
 
     Each chain ends with an entry that is its policy or its return, not a rule; a user's chain
     starts with an ERROR target that carries its name, and one more ends the block.
     """
-    chains: dict[str, tuple[RuleHash, ...]] = {}
-    name, rules = "", list[RuleHash]()
+    chains: dict[str, list[RuleHash]] = {}
+    names: dict[int, str] = {}
+    jumps: list[tuple[str, int, int]] = []
+    name = ""
     position = _ENTRIES_HEADER
     for _ in range(count):
-        target, length = _OFFSETS.unpack_from(block, position + offsets_at)
+        target, length = _OFFSETS.unpack_from(block, position + family.offsets)
         head = heads.get(position - _ENTRIES_HEADER) or _chain_head(block, position + target)
         if head is not None:
-            _keep_chain(chains, name, rules)
-            name, rules = head, []
+            name = head
+            names[position + length - _ENTRIES_HEADER] = head
+            chains[name] = []
         if head is None or head in HOOKS:
             found = COMMENT.search(block, position, position + length)
-            rules.append(RuleHash(found[1].decode()) if found else FOREIGN)
+            chains[name].append(RuleHash(found[1].decode()) if found else FOREIGN)
+            if name in HOOKS and found is None and _is_bare(block, position, target, family):
+                (offset,) = _VERDICT.unpack_from(block, position + target + _TARGET_HEADER)
+                jumps.append((name, len(chains[name]) - 1, offset))
         position += length
-    return chains
+    for hook, place, offset in jumps:
+        if own_chain(names.get(offset, "")):
+            chains[hook][place] = jump_hash(f"-j {names[offset]}")
+    return {
+        name: tuple(rules[:-1])
+        for name, rules in chains.items()
+        if name in HOOKS or own_chain(name)
+    }
+
+
+def _is_bare(block: bytearray, position: int, target: int, family: _Family) -> bool:
+    """Whether an entry asks nothing of a packet and has a standard target: a verdict or a jump."""
+    asks = block[position : position + family.offsets - _NFCACHE_LENGTH]
+    return target == family.size and not any(asks) and not block[position + target + _NAME_OFFSET]
 
 
 def _chain_head(block: bytearray, target: int) -> str | None:
@@ -139,8 +164,3 @@ def _chain_head(block: bytearray, target: int) -> str | None:
         return None
     start = target + _TARGET_HEADER
     return block[start : block.index(0, start)].decode(errors="replace")
-
-
-def _keep_chain(chains: dict[str, tuple[RuleHash, ...]], name: str, rules: list[RuleHash]) -> None:
-    if name in HOOKS or own_chain(name):
-        chains[name] = tuple(rules[:-1])

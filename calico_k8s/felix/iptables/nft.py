@@ -4,11 +4,11 @@ In: a family and a table's name.  Out: :data:`~calico_k8s.felix.iptables.plan.He
 generation that tells when it need not be read again.
 """
 
-from calico_k8s.felix.iptables.hashes import FOREIGN, RuleHash
+from calico_k8s.felix.iptables.hashes import FOREIGN, RuleHash, jump_hash
 from calico_k8s.felix.iptables.legacy import COMMENT
 from calico_k8s.felix.iptables.plan import HOOKS, Held, own_chain
 from calico_k8s.model.addresses import Version
-from calico_k8s.netlink.nftables import NftSocket
+from calico_k8s.netlink.nftables import NftRule, NftSocket, bare_jump
 from calico_k8s.render.tables import TableName
 
 
@@ -42,6 +42,13 @@ class NftReader:
         for rule in self._socket.rules(self._version, self._table):
             rules = chains.get(rule.chain)
             if rules is not None:
-                found = COMMENT.search(rule.attributes)
-                rules.append(RuleHash(found[1].decode()) if found else FOREIGN)
+                rules.append(_rule_hash(rule))
         return {name: tuple(rules) for name, rules in chains.items()}
+
+
+def _rule_hash(rule: NftRule) -> RuleHash:
+    found = COMMENT.search(rule.attributes)
+    if found:
+        return RuleHash(found[1].decode())
+    jumped = bare_jump(rule) if rule.chain in HOOKS else None
+    return jump_hash(f"-j {jumped}") if jumped and own_chain(jumped) else FOREIGN

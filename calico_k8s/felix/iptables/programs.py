@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 from calico_k8s.errors import IptablesError
-from calico_k8s.felix.iptables.hashes import COMMENT_PREFIX, RuleHash
+from calico_k8s.felix.iptables.hashes import COMMENT_PREFIX, RuleHash, jump_hash
 from calico_k8s.model.addresses import Version
 from calico_k8s.render.tables import TableName
 
@@ -23,6 +23,7 @@ _LINE = re.compile(r"line:? (\d+)")
 _SAVED_RULE = re.compile(
     rf'^-A (\S+) (.*-m comment --comment "?{COMMENT_PREFIX}([\w-]+)"?.*)$', re.MULTILINE
 )
+_SAVED_JUMP = re.compile(r"^-A \S+ (-j cali-\S+)$", re.MULTILINE)
 _NOISE = re.compile(r"^(# Warning: .*|Try `.*|)$\n?", re.MULTILINE)
 
 
@@ -69,7 +70,8 @@ def save(backend: Backend, version: Version, table: TableName | None = None) -> 
 
 def saved_texts(saved: str) -> dict[RuleHash, str]:
     """The text of each rule of ours in what ``iptables-save`` printed."""
-    return {RuleHash(found[3]): found[2] for found in _SAVED_RULE.finditer(saved)}
+    found = {RuleHash(rule[3]): rule[2] for rule in _SAVED_RULE.finditer(saved)}
+    return found | {jump_hash(text): text for text in _SAVED_JUMP.findall(saved)}
 
 
 def _run(

@@ -16,6 +16,16 @@ MANY_KINDS = """\
 -A OUTPUT -o v0 -j OTHERS
 -A OUTPUT -j cali-a -m comment --comment "cali:jumphash"
 -A OUTPUT -m comment --comment "other words" -j OTHERS
+-A OUTPUT -j cali-a
+-A OUTPUT -g cali-a
+-A OUTPUT -o v0 -j cali-empty
+-A OUTPUT -p tcp -j cali-empty
+-A OUTPUT -m mark --mark 0x1 -j cali-empty
+-A OUTPUT -j ACCEPT
+-A OUTPUT -j OTHERS
+-A OUTPUT -j cali-empty
+-A OTHERS -j cali-empty
+-A cali-a -j cali-empty
 -A cali-a -p tcp -m tcp --dport 80 -j ACCEPT -m comment --comment "cali:a_-dhash"
 -A cali-a -m set --match-set cali-s src -m limit --limit 5/sec -g cali-empty
 -A cali-a -j NFLOG --nflog-prefix "cali:notahash" --nflog-group 3
@@ -39,5 +49,6 @@ def held_by_save(backend: Backend, version: Version, table: TableName) -> Held:
     for chain, text in _RULE.findall(saved):
         if chain in held:
             found = _HASH.search(text)
-            held[chain].append(RuleHash(found[1]) if found else FOREIGN)
+            is_jump = chain in HOOKS and re.fullmatch(r"-j cali-\S+", text)
+            held[chain].append(RuleHash(found[1] if found else text if is_jump else FOREIGN))
     return {name: tuple(rules) for name, rules in held.items()}

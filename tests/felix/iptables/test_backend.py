@@ -70,7 +70,7 @@ def rules(saved: str) -> list[str]:
 
 def test_clean_says_which_chain_another_program_holds_on_to(namespace: Namespace) -> None:
     write_ours("filter", 4, Backend.NFT)
-    run("iptables-nft", "-A", "FORWARD", "-j", "cali-x")
+    run("iptables-nft", "-A", "FORWARD", "-i", "v0", "-j", "cali-x")
     assert clean_tables(lock_timeout_s=1) == [
         "chain cali-x of IPv4 nft filter stays: another program jumps to it"
     ]

@@ -86,7 +86,7 @@ def driver(namespace: Namespace, backend: Backend, version: Version) -> Iterator
 
 
 ALLOW = "-m mark --mark 0x1/0x1 -m comment --comment -j ACCEPT"
-JUMP = "-m comment --comment -j cali-FORWARD"
+JUMP = "-j cali-FORWARD"
 
 
 def test_a_table_is_written_around_what_others_have_and_left_when_done(
@@ -129,7 +129,7 @@ def test_a_restarted_driver_sweeps_what_an_earlier_run_left(
     restarted.apply()
     assert tool.chains() == ["FORWARD", "INPUT", "OUTPUT", "cali-group"]
     assert tool.chain("FORWARD") == [
-        "-m comment --comment -j cali-group",
+        "-j cali-group",
         "-i others -j ACCEPT",
     ]
     assert tool.chain("INPUT") == []
@@ -200,7 +200,7 @@ def test_a_change_of_another_program_between_reading_and_writing_is_survived(
         table(version, {"cali-group": ("-j DROP",)}, {"FORWARD": ("-j cali-group",)})
     )
     assert driver.apply() > 0
-    assert tool.chain("FORWARD") == ["-m comment --comment -j cali-group", "-i a -j RETURN"]
+    assert tool.chain("FORWARD") == ["-j cali-group", "-i a -j RETURN"]
     assert not driver.has_drifted()
 
 

@@ -3,7 +3,7 @@
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from calico_k8s.felix.iptables.hashes import HASH_LENGTH, Hasher, hash_chain, hash_rules
+from calico_k8s.felix.iptables.hashes import HASH_LENGTH, Hasher, hash_chain, hash_rules, jump_hash
 from calico_k8s.render.tables import ChainName, RuleText, Table
 
 RULES = st.lists(st.sampled_from(["-j DROP", "-j ACCEPT", "-i v0 -j RETURN"]).map(RuleText)).map(
@@ -44,6 +44,17 @@ def test_a_chain_has_one_comment_behind_everything() -> None:
     assert [rule.text for rule in hashed[:2]] == ["-p tcp -j DROP", "-i v0 -j RETURN"]
     assert hashed[2] == hash_rules("cali-x", rules)[2]
     assert hash_chain("cali-x", ()) == ()
+
+
+def test_a_bare_jump_in_a_built_in_chain_needs_no_comment() -> None:
+    jump, other = RuleText("-j cali-x"), RuleText("-i v0 -j cali-x")
+    hashed = hash_rules("FORWARD first", (jump, other))
+    assert [rule.text == text for rule, text in zip(hashed, (jump, other), strict=True)] == [
+        True,
+        False,
+    ]
+    assert hashed[0].hash == jump_hash(jump)
+    assert hash_chain("cali-y", (jump,))[0].text != jump
 
 
 @given(RULES, RULES)

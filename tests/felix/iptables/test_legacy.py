@@ -24,7 +24,7 @@ def test_every_kind_of_rule_is_read_as_saved(
     with closing(LegacyReader(version, table)) as reader:
         held = reader.read()
     assert held == held_by_save(Backend.LEGACY, version, table)
-    assert len(held["cali-a"]) == 7
+    assert len(held["cali-a"]) == 8
     assert held["OUTPUT"][0] == ""
 
 

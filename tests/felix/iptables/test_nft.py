@@ -27,7 +27,7 @@ def test_every_kind_of_rule_is_read_as_saved(
     # iptables-nft-save prints built-in chains that nobody has made yet, too.
     saved = held_by_save(Backend.NFT, version, table)
     assert held == {name: rules for name, rules in saved.items() if rules or name not in HOOKS}
-    assert len(held["cali-a"]) == 7
+    assert len(held["cali-a"]) == 8
     assert held["OUTPUT"][0] == ""
 
 

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calico_k8s.felix.iptables.hashes import FOREIGN, HashedTable, Hasher, RuleHash
+from calico_k8s.felix.iptables.hashes import (
+    FOREIGN,
+    HashedTable,
+    Hasher,
+    RuleHash,
+    is_bare_jump,
+    jump_hash,
+)
 from calico_k8s.felix.iptables.plan import HOOKS, Plan, expected_after, hook_texts, make_plan
 from calico_k8s.render.tables import ChainName, HookName, RuleText, Table
 
@@ -15,7 +22,8 @@ TEXTS = st.sampled_from(["-j DROP", "-j ACCEPT", "-i v0 -j RETURN"]).map(RuleTex
 RULES = st.lists(TEXTS, max_size=3).map(tuple)
 CHAINS = st.dictionaries(st.sampled_from(["cali-a", "cali-b", "cali-c"]).map(ChainName), RULES)
 HOOK_NAMES: st.SearchStrategy[HookName] = st.sampled_from(["INPUT", "FORWARD"])
-HOOK_RULES = st.dictionaries(HOOK_NAMES, RULES)
+HOOK_TEXTS = st.one_of(TEXTS, st.just(RuleText("-j cali-a")))
+HOOK_RULES = st.dictionaries(HOOK_NAMES, st.lists(HOOK_TEXTS, max_size=3).map(tuple))
 TABLES = st.builds(
     Table, st.just("filter"), st.just(4), chains=CHAINS, first=HOOK_RULES, last=HOOK_RULES
 )
@@ -26,11 +34,13 @@ Model = dict[str, list[str]]
 
 
 def held(model: Model) -> dict[str, tuple[RuleHash, ...]]:
-    def hashed(text: str) -> RuleHash:
+    def hashed(name: str, text: str) -> RuleHash:
         found = re.search(r"cali:([\w-]{8})", text)
+        if found is None and name in HOOKS and is_bare_jump(text):
+            return jump_hash(text)
         return RuleHash(found[1]) if found else FOREIGN
 
-    return {name: tuple(map(hashed, rules)) for name, rules in model.items()}
+    return {name: tuple(hashed(name, text) for text in rules) for name, rules in model.items()}
 
 
 def carry_out(model: Model, plan: Plan) -> None:
@@ -73,7 +83,7 @@ def test_from_any_state_ours_becomes_what_is_desired_and_others_rules_stay_in_or
     model = model_of(old, others)
     for hook in others:
         chance.shuffle(model[hook])  # another program moved rules
-    kept = {hook: [text for text in model[hook] if "cali:" not in text] for hook in others}
+    kept = {hook: [text for text in model[hook] if "cali" not in text] for hook in others}
     before_held = held(model)
     plan = make_plan(new, before_held, hook_texts(old) | hook_texts(new))
     carry_out(model, plan)
