@@ -1,0 +1,231 @@
+"""SOURCE: where a command takes its cluster from, and the reading of it.
+
+In: files, folders, ``-``, or a datastore's URL, and what to assume where they say nothing.  Out: a
+:class:`Loaded` cluster.  Notes and warnings go to standard error, each with its file and line.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import click
+import msgspec
+from click.core import ParameterSource
+
+from calico_k8s.cli.options import DatastoreOptions, datastore_options, open_datastore, option
+from calico_k8s.config import OPTION_BY_NAME
+from calico_k8s.controller.stored import read_items
+from calico_k8s.errors import InputError
+from calico_k8s.lint.problems import Problem
+from calico_k8s.lint.view import place_finding
+from calico_k8s.model import keys
+from calico_k8s.model.addresses import Version
+from calico_k8s.model.resources import PROTOCOL_NUMBERS, Ready
+from calico_k8s.policy.snapshot import Snapshot
+from calico_k8s.query.matrix import default_services, parse_service
+from calico_k8s.query.reach import Service
+from calico_k8s.sources.backends import declared_ports
+from calico_k8s.sources.expand import ClusterObjects, ExpandOptions, expand
+from calico_k8s.sources.manifests import read_manifests
+from calico_k8s.translate.cluster import Translation, translate_all
+from calico_k8s.translate.namespaces import ANNOTATION_KEYS, TranslateSettings
+
+_F = TypeVar("_F", bound=Callable[..., Any])  # Any: a command's function has any parameters
+
+WARNINGS_MAX = 10
+"""Warnings that a command shows which is not about them: lint shows all."""
+
+_FAMILIES: dict[str, tuple[Version, ...]] = {"4": (4,), "6": (6,), "4,6": (4, 6), "6,4": (4, 6)}
+
+
+class Source(msgspec.Struct, frozen=True):
+    """What the command line says of a cluster; one of ``paths`` and ``datastore`` is given."""
+
+    paths: tuple[str, ...]
+    datastore: DatastoreOptions
+    settings: TranslateSettings = TranslateSettings()
+    families: tuple[Version, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        """As the user would call it."""
+        return " ".join(self.paths) or self.datastore.url or ""
+
+
+class Loaded(NamedTuple):
+    """A cluster."""
+
+    snapshot: Snapshot
+    services: tuple[Service, ...]
+    """What to ask for where nobody says: every container port of the cluster; never empty."""
+    objects: ClusterObjects | None
+    """None where it comes from a datastore, which knows no objects."""
+
+
+def manifest_arguments(command: _F) -> _F:
+    """SOURCE as files, as the parameter ``paths``."""
+    return click.argument("paths", metavar="SOURCE...", nargs=-1)(command)
+
+
+def settings_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What the controller can be told of annotations and flags, as the parameter ``settings``."""
+
+    @functools.wraps(command)
+    def with_settings(  # Any: the command's other parameters
+        *, default_namespace_policy: str, annotation_keys: tuple[str, ...], **others: Any
+    ) -> None:
+        is_open = default_namespace_policy == "open"
+        command(
+            settings=TranslateSettings(annotation_keys, "open" if is_open else "closed"), **others
+        )
+
+    with_settings = option(
+        "--annotation-keys",
+        metavar="KEY[,KEY...]",
+        default=",".join(ANNOTATION_KEYS),
+        show_default=True,
+        callback=_parse_keys,
+        help="Annotations that hold a pod's policy; the first that a pod has counts.",
+    )(with_settings)
+    return option(
+        "--default-namespace-policy",
+        type=click.Choice(["open", "closed"]),
+        default="open",
+        show_default=True,
+        help="What a namespace without a flag is.",
+    )(with_settings)
+
+
+def families_option(command: _F) -> _F:
+    """``--families``, as the parameter ``families``."""
+    return option(
+        "--families",
+        metavar="4|6|4,6",
+        callback=_parse_families,
+        help="Address families to give pods that have no address; IPv4, and IPv6 if SOURCE has any.",
+    )(command)
+
+
+def source_options(command: Callable[..., None]) -> Callable[..., None]:
+    """SOURCE and what belongs to it, as the parameter ``source``."""
+
+    @functools.wraps(command)
+    def with_source(  # Any: the command's other parameters
+        *,
+        paths: tuple[str, ...],
+        datastore: DatastoreOptions,
+        settings: TranslateSettings,
+        families: tuple[Version, ...] | None,
+        **others: Any,
+    ) -> None:
+        source = Source(paths, _chosen_datastore(paths, datastore), settings, families)
+        command(source=source, **others)
+
+    return manifest_arguments(settings_options(datastore_options(families_option(with_source))))
+
+
+def require_paths(paths: Sequence[str]) -> None:
+    """Raise unless manifests are given."""
+    if not paths:
+        raise InputError("give manifests: files, folders, or '-' for standard input")
+
+
+def load_source(
+    source: Source, nodes: int | None = None, before: ClusterObjects | None = None
+) -> Loaded:
+    """Read a cluster, and tell on standard error what was passed over or is wrong in it.
+
+    With ``before``, what was there keeps its node and addresses.
+
+    Raises:
+        InputError: something cannot be read at all.
+        StoreError: the datastore cannot be read.
+    """
+    if source.paths:
+        return _load_manifests(source, nodes, before)
+    with open_datastore(source.datastore) as store:
+        found = read_items(store)
+    tell("warning", found.problems)
+    if found.items.get(keys.ReadyKey()) != Ready(True):
+        tell("warning", ["the controller's first sync is not done: this is not the whole cluster"])
+    snapshot = Snapshot.from_items(found.items)
+    return Loaded(snapshot, default_services(snapshot), None)
+
+
+def chosen_services(ports: Sequence[str], *clusters: Loaded) -> tuple[Service, ...]:
+    """What to ask for: the ports that are given, else those of the clusters; sorted.
+
+    Raises:
+        InputError: a port that is none.
+    """
+    if ports:
+        return tuple(sorted({parse_service(port) for port in ports}))
+    return tuple(sorted({service for cluster in clusters for service in cluster.services}))
+
+
+def manifest_services(objects: ClusterObjects) -> tuple[Service, ...]:
+    """Every container port of the cluster; port 80/tcp where there is none."""
+    declared = tuple(Service(*port) for port in declared_ports(objects))
+    return declared or (Service(PROTOCOL_NUMBERS["tcp"], 80),)
+
+
+def tell(kind: str, sentences: Iterable[str]) -> None:
+    """Print sentences to standard error, each as a ``note:``, ``warning:`` or the like."""
+    for sentence in sentences:
+        click.echo(f"{kind}: {sentence}", err=True)
+
+
+def _chosen_datastore(paths: Sequence[str], datastore: DatastoreOptions) -> DatastoreOptions:
+    """The datastore, or none where manifests are given: they go before the environment's."""
+    given = click.get_current_context().get_parameter_source("datastore")
+    if not paths:
+        if datastore.url is None:
+            raise InputError("give a SOURCE: manifest files or folders, '-', or --datastore URL")
+        return datastore
+    if given is ParameterSource.COMMANDLINE:
+        raise InputError("give manifests or --datastore, not both")
+    return DatastoreOptions()
+
+
+def _parse_keys(_ctx: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    names: tuple[str, ...] = OPTION_BY_NAME["annotation-keys"].parse(value)
+    if not names:
+        raise InputError("--annotation-keys: give one key or more")
+    return names
+
+
+def _parse_families(
+    _ctx: click.Context, _parameter: click.Parameter, value: str | None
+) -> tuple[Version, ...] | None:
+    if value is None:
+        return None
+    families = _FAMILIES.get(value.replace(" ", ""))
+    if families is None:
+        raise InputError(f"--families '{value}': give 4, 6 or 4,6")
+    return families
+
+
+def _load_manifests(source: Source, nodes: int | None, before: ClusterObjects | None) -> Loaded:
+    read = read_manifests(source.paths).checked()
+    objects = expand(read.manifests, ExpandOptions(nodes, source.families), before)
+    translation = translate_all(objects.objects(), source.settings)
+    tell("note", [*read.notes, *objects.notes])
+    _tell_findings(objects, translation)
+    return Loaded(Snapshot.from_items(translation.items), manifest_services(objects), objects)
+
+
+def _tell_findings(objects: ClusterObjects, translation: Translation) -> None:
+    """What is wrong with single objects: each mistake once, though a template makes many pods."""
+    placed = [place_finding(each.finding, each.written) for each in objects.findings]
+    placed += [place_finding(f, objects.written.get(f.object)) for f in translation.findings]
+    sentences = list(dict.fromkeys(_sentence(problem) for problem in placed))
+    tell("warning", sentences[:WARNINGS_MAX])
+    if len(sentences) > WARNINGS_MAX:
+        more = len(sentences) - WARNINGS_MAX
+        tell("warning", [f"and {more} more: 'calico-k8s lint' lists them all"])
+
+
+def _sentence(problem: Problem) -> str:
+    place = f"{problem.file}:{problem.line}:{problem.column}: " if problem.line else ""
+    about = "" if problem.object in problem.message else f" ({problem.object})"
+    return f"{place}{problem.message}{about}"
