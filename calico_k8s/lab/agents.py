@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+import calico_k8s
 from calico_k8s.datastore.store import Revision, Store
 from calico_k8s.errors import InputError, KernelError, StoreUnavailable
 from calico_k8s.felix.status import StoredStatus, status_path
@@ -25,6 +26,7 @@ from calico_k8s.model.names import NodeName
 STOP_TIMEOUT_S = 5.0
 POLL_S = 0.003
 LOG_LINES_SHOWN = 8
+_ROOT = Path(calico_k8s.__file__).parents[1]
 
 
 class Agents:
@@ -62,7 +64,11 @@ class Agents:
             raise InputError(f"the agent of node {node} runs already")
         command = [sys.executable, "-m", "calico_k8s", "felix", "--node", node]
         command += ["--state-file", str(self.state_path(node)), *self._arguments]
-        environment = os.environ | {"XTABLES_LOCKFILE": str(site.xtables_lockfile)}
+        environment = os.environ | {
+            "XTABLES_LOCKFILE": str(site.xtables_lockfile),
+            # The very code that runs here, whatever directory it was started in.
+            "PYTHONPATH": str(_ROOT),
+        }
         with self.log_path(node).open("ab") as log, entered(site.namespace):
             self._processes[node] = subprocess.Popen(
                 command,

@@ -21,6 +21,10 @@ CHUNK = 4000
 """Questions between two calls of ``progress``; the denied ones of each cost a third of a second."""
 
 
+Progress = Callable[[int, int], None]
+"""Takes the questions that are answered, and how many there are."""
+
+
 class _Question(NamedTuple):
     """A packet to send, and the cell that it is for."""
 
@@ -32,9 +36,9 @@ def ask_matrix(
     prober: Prober,
     snapshot: Snapshot,
     services: Iterable[Service],
-    progress: Callable[[int], None] = lambda _done: None,
+    progress: Progress = lambda _done, _total: None,
 ) -> Matrix:
-    """Asks every pair of pods for every service; ``progress`` gets the questions done so far.
+    """Asks every pair of pods for every service.
 
     A cell with several source ports to ask from, as rules tell them apart, allows if all pass.
     """
@@ -46,7 +50,7 @@ def ask_matrix(
         for question, answer in zip(chunk, answers, strict=True):
             if verdicts.get(question.cell) != "deny":
                 verdicts[question.cell] = "allow" if answer.verdict is Action.ALLOW else "deny"
-        progress(start + len(chunk))
+        progress(start + len(chunk), len(questions))
     cells = (msgspec.structs.replace(cell, verdict=word) for cell, word in verdicts.items())
     return make_matrix(snapshot.endpoints.values(), cells)
 

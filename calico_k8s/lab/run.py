@@ -7,7 +7,7 @@ effect, agents that can be killed.  The way of a policy is the real one::
             └ plan ─► namespaces, services, probes
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from calico_k8s.datastore.factory import open_store
 from calico_k8s.datastore.store import Revision, Store
 from calico_k8s.errors import InputError
 from calico_k8s.lab.agents import Agents
-from calico_k8s.lab.asking import ask_matrix
+from calico_k8s.lab.asking import Progress, ask_matrix
 from calico_k8s.lab.cluster import Cluster, cluster_up
 from calico_k8s.lab.kubeproxy import IptablesFlavour, KubeProxy
 from calico_k8s.lab.plan import LabPlan, PodNetwork, check_plan
@@ -99,6 +99,8 @@ class Lab:
         self.cluster = network.cluster
         self.prober = network.prober
         self.store = policy.store
+        self.datastore = policy.url
+        """The URL of the store, for any command that takes ``--datastore``."""
         self.agents = policy.agents
         self._plan = network.plan
         self._proxy = network.proxy
@@ -162,7 +164,7 @@ class Lab:
         self.wait_in_force()
 
     def matrix(
-        self, services: Iterable[Service], progress: Callable[[int], None] = lambda _done: None
+        self, services: Iterable[Service], progress: Progress = lambda _done, _total: None
     ) -> Matrix:
         """Asks every pair of pods for every service; see :func:`.asking.ask_matrix`."""
         return ask_matrix(self.prober, self.snapshot, services, progress)
@@ -191,6 +193,7 @@ class _Network(NamedTuple):
 class _Policy(NamedTuple):
     """What policy is made by."""
 
+    url: str
     store: Store
     controller: Controller
     agents: Agents
@@ -234,7 +237,7 @@ def lab_up(objects: ClusterObjects, options: LabOptions | None = None) -> Iterat
         proxy = KubeProxy(cluster.nodes, options.backend)
         proxy.apply(plan.services)
         network = _Network(plan, cluster, prober, proxy)
-        lab = Lab(objects, options, network, _Policy(store, controller, agents))
+        lab = Lab(objects, options, network, _Policy(url, store, controller, agents))
         lab.wait_in_force()
         yield lab
 

@@ -1,0 +1,52 @@
+"""The law that the product rests on, with real packets: nodes pass what the definition allows.
+
+One lab of each kind runs; random clusters replace each other in it, so that every case is also a
+change from the case before.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from calico_k8s.lab.kubeproxy import IptablesFlavour
+from calico_k8s.lab.plan import PodNetwork
+from calico_k8s.lab.run import Lab, LabOptions, lab_up
+from calico_k8s.model.resources import ICMP
+from calico_k8s.query.matrix import compare, compute_matrix
+from calico_k8s.query.reach import Service
+from tests.lab.clusters import TCP_PORTS, UDP_PORT, Object, clusters, expanded
+from tests.lab.plans import TCP, UDP
+
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]
+
+SERVICES = (*(Service(TCP, port) for port in TCP_PORTS), Service(UDP, UDP_PORT), Service(ICMP, 0))
+KINDS: list[tuple[PodNetwork, IptablesFlavour]] = [
+    (PodNetwork.PTP, "nft"),
+    (PodNetwork.BRIDGE, "nft"),
+    (PodNetwork.PTP, "legacy"),
+    (PodNetwork.BRIDGE, "legacy"),
+]
+CASES = 25
+"""Of each kind; with ``thorough``, more: some 0.5 s each."""
+
+
+@pytest.fixture(params=KINDS, ids="-".join, scope="module")
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    network, backend = request.param
+    with lab_up(expanded([]), LabOptions(network, backend, services=SERVICES)) as up:
+        yield up
+
+
+# Not shrunk: a case's trouble may lie in the change from the case before.
+@settings(
+    max_examples=CASES * max(1, settings().max_examples // 1000),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+    deadline=None,
+)
+@given(objects=clusters())
+def test_packets_pass_as_the_definition_says(lab: Lab, objects: list[Object]) -> None:
+    lab.apply(expanded(objects, before=lab.objects))
+    computed = compute_matrix(lab.snapshot, SERVICES)
+    assert compare(computed, lab.matrix(SERVICES)) == ()
