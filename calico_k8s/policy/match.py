@@ -79,7 +79,7 @@ def _has_tag(snapshot: Snapshot, tag: TagName, address: Address) -> bool:
 def _is_selected(snapshot: Snapshot, text: SelectorText, address: Address) -> bool:
     """Whether the address' owner, or a network set that holds it, has labels the selector takes."""
     owner = snapshot.owner_by_address.get(address)
-    if owner is not None and evaluate(selector(text), snapshot.labels_of(owner)):
+    if owner is not None and snapshot.selects(text, owner):
         return True
     return any(evaluate(selector(text), s.labels) for s in snapshot.netsets_of(address))
 

@@ -4,9 +4,10 @@ In: stored items, a mapping from :data:`~calico_k8s.model.keys.Key` to value.  O
 address, the tags and labels each endpoint ends up with, tiers and their policies in order.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
+from itertools import chain
 from typing import TypeVar
 
 import grammar
@@ -125,12 +126,11 @@ class Snapshot:
 
     def tags_of(self, endpoint: WorkloadEndpoint) -> frozenset[TagName]:
         """The tags of all the endpoint's profiles."""
-        return frozenset(
-            tag
-            for profile in endpoint.profiles
-            if profile in self.profile_tags
-            for tag in self.profile_tags[profile].tags
-        )
+        return self._tags_by_profiles(endpoint.profiles)
+
+    def selects(self, text: SelectorText, endpoint: WorkloadEndpoint) -> bool:
+        """Whether the selector is true of the labels of an endpoint of this snapshot."""
+        return self._selected(text, endpoint.id)
 
     def labels_of(self, endpoint: WorkloadEndpoint) -> Mapping[str, str]:
         """The endpoint's own labels, and its profiles' where it has none of that key."""
@@ -159,6 +159,25 @@ class Snapshot:
     def setting(self, node: NodeName, name: str, default: str) -> str:
         """A setting as the node sees it: its own, else the global one, else the default."""
         return self.settings.get((node, name), self.settings.get((None, name), default))
+
+    # A matrix asks the same of the same few endpoints a million times, so two answers are kept.
+
+    @cached_property
+    def _tags_by_profiles(self) -> Callable[[tuple[ProfileId, ...]], frozenset[TagName]]:
+        @cache
+        def tags(profiles: tuple[ProfileId, ...]) -> frozenset[TagName]:
+            named = (self.profile_tags[p].tags for p in profiles if p in self.profile_tags)
+            return frozenset(chain.from_iterable(named))
+
+        return tags
+
+    @cached_property
+    def _selected(self) -> Callable[[SelectorText, EndpointId], bool]:
+        @cache
+        def is_selected(text: SelectorText, endpoint: EndpointId) -> bool:
+            return grammar.evaluate(selector(text), self.labels_of(self.endpoints[endpoint]))
+
+        return is_selected
 
 
 def _select(

@@ -35,8 +35,7 @@ from calico_k8s.model.resources import (
     WorkloadEndpoint,
 )
 from calico_k8s.policy.match import Flow, rule_matches
-from calico_k8s.policy.snapshot import Snapshot, selector
-from grammar import evaluate
+from calico_k8s.policy.snapshot import Snapshot
 
 StepKind = Literal["tier", "policy", "profile", "rule"]
 
@@ -124,9 +123,7 @@ def applies(
     snapshot: Snapshot, policy: Policy, endpoint: WorkloadEndpoint, direction: Direction
 ) -> bool:
     """Whether the policy speaks for this direction of the endpoint."""
-    if direction not in policy.types:
-        return False
-    return evaluate(selector(policy.selector), snapshot.labels_of(endpoint))
+    return direction in policy.types and snapshot.selects(policy.selector, endpoint)
 
 
 def _walk_tier(
