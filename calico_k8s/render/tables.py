@@ -2,10 +2,10 @@
 
 In: nothing.  Out: what the renderer makes and :mod:`calico_k8s.felix.iptables` and ``ipsets``
 program.  A rule is its text in ``iptables-save`` syntax, without ``-A CHAIN`` and without any
-comment: how a chain is recognised is the driver's business, and a comment match costs a packet
-more than most rules do (34 ns legacy, 44 ns nft: ``docs/design/kernel.md``), so hashes belong
-where packets do not pass.  That is why each chain ends in a verdict, a goto or ``RETURN``, and
-why rules in built-in chains are nothing but a jump to a chain of ours.
+comment: how a chain is recognised is the driver's business.  A comment match costs a packet more
+than most rules do (34 ns legacy, 44 ns nft: ``docs/design/kernel.md``), so the driver keeps a chain's
+hash in its last rule; each chain therefore ends in a verdict, a goto or ``RETURN`` that few
+packets reach, and rules in built-in chains are nothing but a jump to a chain of ours.
 """
 
 from collections.abc import Mapping
