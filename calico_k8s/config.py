@@ -35,7 +35,6 @@ class Config(msgspec.Struct, frozen=True):
     workload_interfaces: tuple[str, ...] = ()
     pod_cidr: tuple[str, ...] = ()
     cut_connections: bool = True
-    log_denied: bool = False
     resync_interval_s: float = 90.0
     place_check_interval_s: float = 1.0
     status_interval_s: float = 10.0
@@ -122,7 +121,6 @@ OPTIONS = (
     Option("workload-interfaces", _names, "host-side pod interfaces, as in cali*,veth*"),
     Option("pod-cidr", _names, "this node's pod ranges, where interfaces cannot be found"),
     Option("cut-connections", _switch, "end live connections of flows that become denied"),
-    Option("log-denied", _switch, "hand denied packets to NFLOG"),
     Option("resync-interval-s", _seconds, "how often the kernel is compared whole"),
     Option("place-check-interval-s", _seconds, "how often our jumps' place is checked"),
     Option("status-interval-s", _seconds, "how often status is written"),
