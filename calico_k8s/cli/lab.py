@@ -1,7 +1,8 @@
-"""``lab`` and its commands: virtual clusters on this machine, asked with real packets."""
+"""``lab`` and its commands, and ``demo``: virtual clusters on this machine, asked with real packets."""
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from calico_k8s.cli.source import (
 )
 from calico_k8s.errors import InputError, UnavailableError
 from calico_k8s.lab import expectations
+from calico_k8s.lab.demo import Stage, run_demo
 from calico_k8s.lab.kubeproxy import IptablesFlavour
 from calico_k8s.lab.netns import enter_for_good
 from calico_k8s.lab.plan import PodNetwork
@@ -39,6 +41,9 @@ from calico_k8s.query.matrix_text import matrix_lines
 from calico_k8s.query.reach import Service
 from calico_k8s.sources.expand import ClusterObjects, ExpandOptions
 from calico_k8s.translate.namespaces import TranslateSettings
+
+DEMO_ACT_S = 4.0
+"""So that somebody can read along."""
 
 _COMMAND = "calico_k8s.lab.command"
 
@@ -252,6 +257,24 @@ def exec_command(ctx: click.Context, *, place: str, run: str | None) -> None:
         os.execvp(command[0], list(command))  # noqa: S606 - the user's own words, no shell
     except OSError as error:
         raise UnavailableError(f"{command[0]} cannot be run: {error.strerror}") from error
+
+
+@click.command("demo")
+@click.pass_context
+def demo_command(ctx: click.Context) -> None:
+    r"""Tell the story of the project with real packets, on this machine, in some 20 seconds.
+
+    Makes network namespaces and removes them; nothing else of the machine is touched.
+
+    \b
+    Example:
+      sudo calico-k8s demo
+    """
+    require_root()
+    pace_s = DEMO_ACT_S if sys.stdout.isatty() else 0.0
+    score = run_demo(Stage(click.echo, paint, pace_s))
+    if score.surprises:
+        ctx.exit(1)
 
 
 def _probe(lab: Lab, services: tuple[Service, ...]) -> Matrix:

@@ -45,6 +45,11 @@ class Agents:
         """The nodes whose agent was started and has not been stopped or killed."""
         return frozenset(self._processes)
 
+    @property
+    def pids(self) -> frozenset[int]:
+        """The processes of the agents that run."""
+        return frozenset(process.pid for process in self._processes.values())
+
     def log_path(self, node: NodeName) -> Path:
         """What the node's agents wrote to standard error, all runs in one file."""
         return self._directory / f"{node}.log"

@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 """Takes the questions that are answered, and how many there are."""
 
 
-class _Question(NamedTuple):
+class Question(NamedTuple):
     """A packet to send, and the cell that it is for."""
 
     cell: Cell
@@ -55,7 +55,7 @@ def ask_matrix(
     return make_matrix(snapshot.endpoints.values(), cells)
 
 
-def matrix_questions(snapshot: Snapshot, services: Iterable[Service]) -> Iterator[_Question]:
+def matrix_questions(snapshot: Snapshot, services: Iterable[Service]) -> Iterator[Question]:
     """Every packet that the matrix takes, each cell's with the verdict still open (``deny``)."""
     pods = sorted(snapshot.endpoints.values(), key=lambda endpoint: endpoint.id.pod)
     wanted, ports = tuple(services), source_ports(snapshot)
@@ -70,7 +70,7 @@ def _questions(
     target: WorkloadEndpoint,
     services: tuple[Service, ...],
     ports: tuple[int, ...],
-) -> Iterator[_Question]:
+) -> Iterator[Question]:
     for version, own, other in address_pairs(source, target):
         # A packet with this source starts at the pod that owns the address.
         place = place_of(PodId(snapshot.owner_by_address[own].id.pod))
@@ -86,4 +86,4 @@ def _questions(
             # Where no rule tells source ports apart, the prober chooses one.
             several = ports if len(ports) > 1 and service.port else (0,)
             for port in several:
-                yield _Question(cell, Probe(place, other, service.port, service.protocol, port))
+                yield Question(cell, Probe(place, other, service.port, service.protocol, port))

@@ -258,6 +258,12 @@ def cluster_up(plan: LabPlan, network: PodNetwork = PodNetwork.PTP) -> Iterator[
             atexit.unregister(remove)
 
 
+def left_of(run: RunId) -> list[str]:
+    """What there is of a run: namespaces, and its directory; nothing once it is over."""
+    directory = RUN_DIRECTORY / run
+    return [*netns.names_of_run(run), *([str(directory)] if directory.exists() else [])]
+
+
 def sweep_dead_runs() -> list[RunId]:
     """Removes what runs left whose process is gone; those that it removed, sorted."""
     found = netns.dead_runs()

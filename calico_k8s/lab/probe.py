@@ -61,6 +61,7 @@ class Prober:
         self._listeners: dict[Place, Listener] = {}
         self._names: dict[Address, tuple[Place, frozenset[ListenPort]]] = {}
         self._streams: dict[str, Stream] = {}
+        self._stopped: list[Stream] = []
         self._tokens = itertools.count()
         self._traveller = Traveller()
         self._loop = Loop()
@@ -122,6 +123,7 @@ class Prober:
         """Ends a stream; its beats can still be read.  Twice is fine."""
         for token in [token for token, each in self._streams.items() if each is stream]:
             del self._streams[token]
+            self._stopped.append(stream)
         self._loop.call(stream.stop)
 
     def add_pod(self, pod: LabPod, namespace: Namespace) -> None:
@@ -159,6 +161,8 @@ class Prober:
         with suppress(LoopStopped):  # whoever asked last has been told why
             for stream in list(self._streams.values()):
                 self.stop(stream)
+            for stream in self._stopped:
+                self._loop.call(stream.abandon)
             for listener in self._listeners.values():
                 self._loop.call(listener.close)
         self._listeners.clear()

@@ -20,7 +20,7 @@ from functools import partial
 
 from calico_k8s.errors import InputError, KernelError
 from calico_k8s.lab.beats import SETTLE_S, Beat, Record
-from calico_k8s.lab.exchange import ask
+from calico_k8s.lab.exchange import Exchange, ask
 from calico_k8s.lab.listener import TICK, Speak
 from calico_k8s.lab.live import LiveConnection
 from calico_k8s.lab.loop import Loop, Timer
@@ -62,6 +62,7 @@ class Stream:
         self._timer: Timer | None = None
         self._live: LiveConnection | None = None
         self._speak: Speak | None = None
+        self._asked: dict[int, Exchange] = {}
         self._is_stopped = False
 
     def beats(self, since_s: float = 0.0) -> tuple[Beat, ...]:
@@ -109,6 +110,12 @@ class Stream:
         if self._live is not None:
             self._live.close()
 
+    def abandon(self) -> None:
+        """Waits for nothing that was sent any more; after :meth:`stop`."""
+        for exchange in self._asked.values():
+            exchange.cancel()
+        self._asked.clear()
+
     def _heard(self, line: bytes) -> None:
         if not self.opened.done():
             self.opened.set_result(None)
@@ -127,12 +134,14 @@ class Stream:
     def _beat(self) -> None:
         number = self._record.sent(time.monotonic())
         if self._live is None:
-            ask(self._sources, self._loop, self.probe, _ONCE, partial(self._answered, number))
+            done = partial(self._answered, number)
+            self._asked[number] = ask(self._sources, self._loop, self.probe, _ONCE, done)
         elif self.kind is StreamKind.CLIENT:
             self._live.say(b"#%d\n" % number)
         elif self._speak is not None:
             self._speak(b"#%d\n" % number)
 
     def _answered(self, number: int, answer: Answer) -> None:
+        self._asked.pop(number, None)
         if answer.outcome is Outcome.ANSWERED:
             self._record.answered(number, time.monotonic())
