@@ -57,7 +57,8 @@ def status_command(ctx: click.Context, output: str, datastore: DatastoreOptions)
     """
     with open_datastore(datastore) as store:
         items = read_items(store).items
-        newest = store.read(keys.V1).revision
+        stored = store.read(keys.V1).entries
+        newest = max((entry.mod_revision for entry in stored), default=0)
         entries = store.read(f"{keys.STATUS}host/").entries
     statuses = (
         msgspec.json.decode(entry.value, type=StoredStatus)
