@@ -51,6 +51,7 @@ class LazyGroup(click.Group):
         command = getattr(module, f"{cmd_name}_command")
         if not isinstance(command, click.Command):
             raise TypeError(f"{module.__name__}.{cmd_name}_command is not a command")
+        _mark_examples(command)
         return command
 
 
@@ -65,6 +66,18 @@ def program() -> None:
     calico-k8s can manifests/ --from web/a --to db/b --port 5432
     calico-k8s lab matrix manifests/                  the same question, asked with real packets
     """
+
+
+def _mark_examples(command: click.Command) -> None:
+    r"""Turn ``\b`` in help, two characters in a raw docstring, into click's mark: do not rewrap."""
+    if command.help is not None:
+        command.help = command.help.replace("\\b\n", "\b\n")
+    if isinstance(command, click.Group):
+        for below in command.commands.values():
+            _mark_examples(below)
+
+
+_mark_examples(program)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -53,9 +53,8 @@ def icmp_matches(match: IcmpMatch, flow: Flow) -> bool:
     return match.type == flow.icmp.type and match.code in (None, flow.icmp.code)
 
 
-def _entity_matches(
-    snapshot: Snapshot, entity: EntityMatch, address: Address, port: int, protocol: Protocol
-) -> bool:
+def address_matches(snapshot: Snapshot, entity: EntityMatch, address: Address) -> bool:
+    """Whether every criterion but those on ports holds for one end of a flow."""
     return (
         (entity.tag is None or _has_tag(snapshot, entity.tag, address))
         and (entity.not_tag is None or not _has_tag(snapshot, entity.not_tag, address))
@@ -67,7 +66,14 @@ def _entity_matches(
         and (entity.not_netset is None or not _in_netset(snapshot, entity.not_netset, address))
         and (not entity.nets or in_nets(entity.nets, address))
         and (not entity.not_nets or outside_nets(entity.not_nets, address))
-        and _port_matches(snapshot, entity, address, port, protocol)
+    )
+
+
+def _entity_matches(
+    snapshot: Snapshot, entity: EntityMatch, address: Address, port: int, protocol: Protocol
+) -> bool:
+    return address_matches(snapshot, entity, address) and _port_matches(
+        snapshot, entity, address, port, protocol
     )
 
 

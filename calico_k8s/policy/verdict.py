@@ -135,6 +135,7 @@ def _walk_tier(
         )
         look.note("policy", "/".join(policy.id), found[0] if found else None)
         if found:
+            look.note("tier", tier.name, found[0])
             return found
     look.note("tier", tier.name, tier.default_action)
     return tier.default_action, Origin(kind="Tier", name=tier.name)

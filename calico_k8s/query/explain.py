@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import msgspec
 
+from calico_k8s.model.addresses import Address
 from calico_k8s.model.resources import PROTOCOL_NAMES, Direction, Origin, Rule
 from calico_k8s.policy.match import Flow
-from calico_k8s.policy.verdict import Decision, Step, Verdict
+from calico_k8s.policy.verdict import Decision, Step, StepKind, Verdict
 from calico_k8s.query.describe import describe_origin, describe_rule
 from calico_k8s.query.reach import Answer, Judged
 
@@ -23,7 +24,7 @@ _REASONS = {
 
 
 class Deciding(msgspec.Struct, frozen=True):
-    """The object and rule that decided; ``rule`` None is the end of its list."""
+    """The object and rule that decided; ``rule`` counts from 1, None is the end of its list."""
 
     kind: str
     namespace: str
@@ -31,12 +32,31 @@ class Deciding(msgspec.Struct, frozen=True):
     rule: int | None
 
 
+class StepReport(msgspec.Struct, frozen=True):
+    """One thing that was looked at; ``rule`` is None for what is no rule."""
+
+    kind: StepKind
+    name: str
+    rule: str | None
+    outcome: str
+
+
 class DirectionReport(msgspec.Struct, frozen=True):
-    """What one direction said, with every step that was looked at."""
+    """What one direction said, with every step that was looked at, in order."""
 
     verdict: str
     deciding: Deciding
-    steps: tuple[Step, ...]
+    steps: tuple[StepReport, ...]
+
+
+class FlowReport(msgspec.Struct, frozen=True):
+    """The flow that the report shows; an ICMP echo has ports 0."""
+
+    src: Address = msgspec.field(name="from")
+    dst: Address = msgspec.field(name="to")
+    protocol: str
+    port: int
+    source_port: int
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -47,7 +67,10 @@ class Report(msgspec.Struct, frozen=True):
     deciding: Deciding | None
     egress: DirectionReport | None
     ingress: DirectionReport | None
-    flow: Flow
+    flow: FlowReport
+    flows: int
+    """How many kinds of flow the question stands for, and how many of them are denied."""
+    denied_flows: int
 
 
 def report(answer: Answer) -> Report:
@@ -60,7 +83,9 @@ def report(answer: Answer) -> Report:
         deciding=_deciding(deciding) if deciding else None,
         egress=_direction(verdict.egress),
         ingress=_direction(verdict.ingress),
-        flow=flow,
+        flow=FlowReport(flow.src, flow.dst, _protocol(flow), flow.dst_port, flow.src_port),
+        flows=len(answer.flows),
+        denied_flows=_denied(answer),
     )
 
 
@@ -85,14 +110,42 @@ def _walk(decision: Decision) -> Iterator[str]:
     way = "ingress of" if decision.direction is Direction.INGRESS else "egress of"
     yield f"  {way} {decision.endpoint.id.pod}: {decision.action}"
     decided = _last_rule(decision)
-    indent = {"tier": "    ", "policy": "    ", "profile": "    ", "rule": "      "}
-    for step in decision.steps:
+    depths = {"tier": 4, "policy": 6, "profile": 4}
+    depth = 4
+    for step in _in_reading_order(decision.steps):
         mark = "  ← decides" if step is decided else ""
         what = _rule(step.rule, decision) if step.rule else f"{step.kind} {step.name}"
-        yield f"{indent[step.kind]}{what}: {step.outcome}{mark}"
+        depth = depths.get(step.kind, depth)
+        indent = " " * (depth if step.rule is None else depth + 2)
+        yield f"{indent}{what} … {step.outcome}{mark}"
     if decided is None:
         origin = describe_origin(decision.deciding, decision.endpoint)
         yield f"    end of {origin}: {decision.action}  ← decides"
+
+
+def _in_reading_order(steps: tuple[Step, ...]) -> list[Step]:
+    """Each tier before its policies, each policy or profile before its rules.
+
+    The walk notes them when it leaves them.  Profiles without a rule, which only give labels and
+    tags, are left out.
+    """
+    ordered: list[Step] = []
+    policies: list[Step] = []
+    rules: list[Step] = []
+    for step in steps:
+        match step.kind:
+            case "rule":
+                rules.append(step)
+            case "policy":
+                policies += [step, *rules]
+                rules = []
+            case "tier":
+                ordered += [step, *policies]
+                policies = []
+            case "profile":
+                ordered += [step, *rules] if rules else []
+                rules = []
+    return ordered
 
 
 def _rule(rule: Rule, decision: Decision) -> str:
@@ -121,7 +174,7 @@ def _why(verdict: Verdict) -> str:
 
 
 def _scope(answer: Answer, judged: Judged) -> str:
-    denied = sum(1 for other in answer.flows if not other.verdict.allowed)
+    denied = _denied(answer)
     if denied in (0, len(answer.flows)):
         return f"all {len(answer.flows)} kinds of flow that this stands for; shown for {judged.flow.src}"
     return (
@@ -130,10 +183,22 @@ def _scope(answer: Answer, judged: Judged) -> str:
     )
 
 
+def _denied(answer: Answer) -> int:
+    return sum(1 for judged in answer.flows if not judged.verdict.allowed)
+
+
 def _direction(decision: Decision | None) -> DirectionReport | None:
     if decision is None:
         return None
-    return DirectionReport(str(decision.action), _deciding(decision), decision.steps)
+    steps = tuple(_step(step, decision) for step in _in_reading_order(decision.steps))
+    return DirectionReport(str(decision.action), _deciding(decision), steps)
+
+
+def _step(step: Step, decision: Decision) -> StepReport:
+    if step.rule is None:
+        return StepReport(step.kind, step.name, None, step.outcome)
+    name = describe_origin(step.rule.origin, decision.endpoint)
+    return StepReport(step.kind, name, describe_rule(step.rule), step.outcome)
 
 
 def _deciding(decision: Decision) -> Deciding:
@@ -143,10 +208,13 @@ def _deciding(decision: Decision) -> Deciding:
         kind=origin.kind,
         namespace=origin.namespace,
         name=decision.endpoint.id.name if is_own else origin.name,
-        rule=origin.index if origin.index >= 0 else None,
+        rule=origin.index + 1 if origin.index >= 0 else None,
     )
 
 
 def _service(flow: Flow) -> str:
-    name = PROTOCOL_NAMES.get(flow.protocol, str(flow.protocol))
-    return name if flow.icmp else f"{name} {flow.dst_port}"
+    return _protocol(flow) if flow.icmp else f"{_protocol(flow)} {flow.dst_port}"
+
+
+def _protocol(flow: Flow) -> str:
+    return PROTOCOL_NAMES.get(flow.protocol, str(flow.protocol))

@@ -380,6 +380,7 @@ def test_every_step_that_was_looked_at_is_told() -> None:
         ("rule", "", "log"),
         ("rule", "", "pass"),
         ("policy", "NetworkPolicy/prod/a", "pass"),
+        ("tier", "default", "pass"),
         ("rule", "", "allow"),
         ("profile", "last", "allow"),
     ]
