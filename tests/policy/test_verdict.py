@@ -3,6 +3,7 @@
 The tables restate docs/design/policy-semantics.md section 4 and Calico's order of evaluation.  The cluster is
 always the same: ``db`` and ``web`` on node n1, ``far`` on n2, all with IPv4, web with IPv6 too.
 """
+# long: one table, a line a packet, best read in one place
 
 from typing import Literal
 
