@@ -19,6 +19,8 @@ Path = tuple[str | int, ...]
 _SURROGATES = re.compile(r"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 _ESCAPE_LENGTHS = {"x": 4, "u": 6, "U": 10}
 _BLANKS = " \t\r\n"
+_PROPERTIES = re.compile(r"(?:[&!]\S*\s+(?:#[^\n]*\n\s*)*)*")
+"""An anchor or tag before a scalar; a plain one begins with neither character."""
 
 
 class Place(NamedTuple):
@@ -49,6 +51,16 @@ class Manifest(msgspec.Struct, frozen=True, eq=False):
         A field that is not there has the place of the innermost field around it.
         """
         return Place(self.file, *_find(self.root, path)[1])
+
+    def scalar(self, path: Path) -> Scalar | None:
+        """The text in a field as it was written; None where the field is not there or no text.
+
+        Where an alias stands for it, it is what the alias stands for.
+        """
+        node = _find(self.root, path)[0]
+        if isinstance(node, Scalar) and isinstance(node.value, str) and _has(self.value, path):
+            return node
+        return None
 
     def text_place(self, path: Path, offset: int) -> Place:
         """Where a character of the text in a field was written; its end is a place too."""
@@ -144,6 +156,15 @@ def _find(root: Node, path: Path) -> tuple[Node, tuple[int, int]]:
     return node, place
 
 
+def _has(value: Any, path: Path) -> bool:  # Any: what JSON can say
+    for step in path:
+        is_key = isinstance(value, dict) and step in value
+        if not is_key and not (isinstance(value, list) and step in range(len(value))):
+            return False
+        value = value[step]
+    return True
+
+
 def _source_offset(text: str, node: Scalar, offset: int) -> int:
     """The place in the text of the character at ``offset`` of a scalar's value.
 
@@ -168,12 +189,19 @@ def _source_offset(text: str, node: Scalar, offset: int) -> int:
     return min(at, node.end)
 
 
+def after_properties(text: str, node: Scalar) -> int:
+    """The place in the text where the scalar itself begins, its anchor and tag left out."""
+    found = _PROPERTIES.match(text, node.start, node.end)
+    return found.end() if found else node.start
+
+
 def _content_start(text: str, node: Scalar) -> int:
+    start = after_properties(text, node)
     if node.style in ("'", '"'):
-        return node.start + 1
+        return start + 1
     if node.style in ("|", ">"):
-        return text.find("\n", node.start) + 1
-    return node.start
+        return text.find("\n", start) + 1
+    return start
 
 
 def _width(text: str, at: int, character: str, style: str, *, is_escape: bool) -> int:

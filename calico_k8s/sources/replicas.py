@@ -124,6 +124,13 @@ def makes_pods(api_version: str, kind: str) -> bool:
     return kind in GROUPS and api_group(api_version) in GROUPS[kind]
 
 
+def template_path(kind: str) -> Path:
+    """What leads to the template of the pods in a workload of this kind."""
+    if kind == "CronJob":
+        return ("spec", "jobTemplate", "spec", "template")
+    return ("spec", "template")
+
+
 def decode_workload(
     kind: str, document: object
 ) -> tuple[ObjectRef, Workload | None, tuple[Finding, ...]]:
@@ -211,10 +218,9 @@ def _is_done(workload: Workload) -> bool:
 
 def _template(ref: ObjectRef, workload: Workload) -> tuple[Template, Path]:
     spec = workload.spec or WorkloadSpec()
-    if ref.kind != "CronJob":
-        return spec.template or Template(), ("spec", "template")
-    run = (spec.job_template.spec if spec.job_template else None) or WorkloadSpec()
-    return run.template or Template(), ("spec", "jobTemplate", "spec", "template")
+    if ref.kind == "CronJob":
+        spec = (spec.job_template.spec if spec.job_template else None) or WorkloadSpec()
+    return spec.template or Template(), template_path(ref.kind)
 
 
 def _make(ref: ObjectRef, workload: Workload, name: str, node: str | None) -> MadePod:

@@ -155,3 +155,10 @@ def test_the_places_of_a_text_never_go_back_and_its_end_is_one(value: str, style
     places = [manifest.text_place(("policy",), offset) for offset in range(len(value) + 1)]
     assert places == sorted(places)
     assert places[-1].line <= body.count("\n") + 1
+
+
+@pytest.mark.parametrize("value", ["&a hello", "!!str hello", "&a 'hello'", '!!str &a "hello"'])
+def test_a_character_is_found_behind_an_anchor_or_tag(value: str) -> None:
+    text = f"kind: X\na: {value}\n"
+    (manifest,) = read_text(text, "f").manifests
+    assert manifest.text_place(("a",), 2).column == text.splitlines()[1].index("llo") + 1
