@@ -12,10 +12,10 @@ import msgspec
 from calico_k8s.lab.plan import PodId, place_of
 from calico_k8s.lab.probe import Prober
 from calico_k8s.lab.question import Probe
-from calico_k8s.model.resources import PROTOCOL_NAMES, Action, WorkloadEndpoint
+from calico_k8s.model.resources import PROTOCOL_NAMES, Action, PortRange, WorkloadEndpoint
 from calico_k8s.policy.snapshot import Snapshot
 from calico_k8s.query.matrix import Cell, Matrix, Word, address_pairs, make_matrix
-from calico_k8s.query.reach import Service, source_ports
+from calico_k8s.query.reach import EPHEMERAL_PORTS, Service, source_ports
 
 CHUNK = 4000
 """Questions between two calls of ``progress``; the denied ones of each cost a third of a second."""
@@ -42,7 +42,7 @@ def ask_matrix(
 
     A cell with several source ports to ask from, as rules tell them apart, allows if all pass.
     """
-    questions = list(matrix_questions(snapshot, services))
+    questions = list(matrix_questions(snapshot, services, prober.fresh_port))
     verdicts: dict[Cell, Word] = {}
     for start in range(0, len(questions), CHUNK):
         chunk = questions[start : start + CHUNK]
@@ -55,13 +55,23 @@ def ask_matrix(
     return make_matrix(snapshot.endpoints.values(), cells)
 
 
-def matrix_questions(snapshot: Snapshot, services: Iterable[Service]) -> Iterator[Question]:
-    """Every packet that the matrix takes, each cell's with the verdict still open (``deny``)."""
+def matrix_questions(
+    snapshot: Snapshot, services: Iterable[Service], fresh_port: Callable[[PortRange], int]
+) -> Iterator[Question]:
+    """Every packet that the matrix takes, each cell's with the verdict still open (``deny``).
+
+    Where rules tell source ports apart, ``fresh_port`` chooses one of each part.
+    """
     pods = sorted(snapshot.endpoints.values(), key=lambda endpoint: endpoint.id.pod)
-    wanted, ports = tuple(services), source_ports(snapshot)
+    wanted, parts = tuple(services), _port_parts(source_ports(snapshot))
     for source in pods:
         for target in pods:
-            yield from _questions(snapshot, source, target, wanted, ports)
+            for cell, probe in _questions(snapshot, source, target, wanted):
+                if len(parts) == 1 or not probe.port:
+                    yield Question(cell, probe)
+                    continue
+                for part in parts:
+                    yield Question(cell, probe._replace(src_port=fresh_port(part)))
 
 
 def _questions(
@@ -69,7 +79,6 @@ def _questions(
     source: WorkloadEndpoint,
     target: WorkloadEndpoint,
     services: tuple[Service, ...],
-    ports: tuple[int, ...],
 ) -> Iterator[Question]:
     for version, own, other in address_pairs(source, target):
         # A packet with this source starts at the pod that owns the address.
@@ -83,7 +92,10 @@ def _questions(
                 family=version,
                 verdict="deny",
             )
-            # Where no rule tells source ports apart, the prober chooses one.
-            several = ports if len(ports) > 1 and service.port else (0,)
-            for port in several:
-                yield Question(cell, Probe(place, other, service.port, service.protocol, port))
+            yield Question(cell, Probe(place, other, service.port, service.protocol))
+
+
+def _port_parts(starts: tuple[int, ...]) -> list[PortRange]:
+    """The parts of the ephemeral ports that begin at these."""
+    ends = [start - 1 for start in starts[1:]] + [EPHEMERAL_PORTS.high]
+    return [PortRange(low, high) for low, high in zip(starts, ends, strict=True)]

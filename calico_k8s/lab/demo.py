@@ -213,10 +213,9 @@ class _Demo:
 
     def _streams(self, cells: Iterable[Cell]) -> list[tuple[Stream, Cell]]:
         """A stream for each cell."""
-        asked = {
-            cell_key(cell): probe for cell, probe in matrix_questions(self._lab.snapshot, SERVICES)
-        }
         prober = self._lab.prober
+        questions = matrix_questions(self._lab.snapshot, SERVICES, prober.fresh_port)
+        asked = {cell_key(cell): probe for cell, probe in questions}
         return [
             (prober.stream(asked[cell_key(cell)], interval_s=INTERVAL_S), cell) for cell in cells
         ]

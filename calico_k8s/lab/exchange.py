@@ -280,7 +280,7 @@ def _read_echo(data: bytes) -> str | None:
 
 def _sctp_question(sources: Sources, source: socket.socket, probe: Probe) -> _Question:
     init = SctpPacket(
-        src_port=probe.src_port or sources.new_port(probe.src),
+        src_port=probe.src_port or sources.new_port(),
         dst_port=probe.port,
         tag=0,
         chunk=ChunkType.INIT,

@@ -26,7 +26,7 @@ from calico_k8s.lab.question import Answer, Outcome, Patience, Probe
 from calico_k8s.lab.sources import Sources
 from calico_k8s.lab.stream import Stream, StreamKind
 from calico_k8s.model.addresses import Address
-from calico_k8s.model.resources import PROTOCOL_NAMES, PROTOCOLS_WITH_PORTS
+from calico_k8s.model.resources import PROTOCOL_NAMES, PROTOCOLS_WITH_PORTS, PortRange
 
 QUICK = Patience(sends_s=(0.0, 0.06, 0.15), settle_s=0.3)
 PATIENT = Patience(sends_s=(0.0, 0.2, 0.5, 1.0), settle_s=2.0)
@@ -63,6 +63,7 @@ class Prober:
         self._streams: dict[str, Stream] = {}
         self._stopped: list[Stream] = []
         self._tokens = itertools.count()
+        self._last_ports: dict[PortRange, int] = {}
         self._traveller = Traveller()
         self._loop = Loop()
         self._sources = Sources(self._traveller, self._namespaces)
@@ -96,6 +97,12 @@ class Prober:
         for probe, answer in zip(probes, answers, strict=True):
             self._check_answer(probe, answer)
         return answers
+
+    def fresh_port(self, ports: PortRange) -> int:
+        """The source port among these that this gave last the longest time ago."""
+        last = self._last_ports.get(ports, ports.high)
+        self._last_ports[ports] = port = last + 1 if last < ports.high else ports.low
+        return port
 
     def stream(
         self, probe: Probe, kind: StreamKind = StreamKind.NEW, interval_s: float = 0.005

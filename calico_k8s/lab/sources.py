@@ -1,7 +1,7 @@
 """Sockets that questions are asked from, in the namespaces of pods and nodes.
 
 In: a :class:`~calico_k8s.lab.question.Probe`.  Out: a socket in its place's namespace with a
-source port (or echo identifier) that the place did not use for some 28,000 questions: so no
+source port (or echo identifier) that nobody used for some 28,000 questions: so no
 connection that was allowed earlier speaks for a new one.
 """
 
@@ -29,7 +29,7 @@ class Sources:
     def __init__(self, traveller: Traveller, namespaces: Mapping[Place, Namespace]) -> None:
         self._traveller = traveller
         self._namespaces = namespaces
-        self._next_port: dict[Place, int] = {}
+        self._next_port = FIRST_SOURCE_PORT
         self._tags = itertools.count(1)
 
     def open(self, probe: Probe) -> socket.socket:
@@ -51,10 +51,13 @@ class Sources:
             self._bind(opened, probe)
         return opened
 
-    def new_port(self, place: Place) -> int:
-        """The source port that the place has not used for the longest time."""
-        port = self._next_port.get(place, FIRST_SOURCE_PORT)
-        self._next_port[place] = port + 1 if port < LAST_SOURCE_PORT else FIRST_SOURCE_PORT
+    def new_port(self) -> int:
+        """The source port that no place has used for the longest time.
+
+        Of all places: one that is new may have the address of one that is gone.
+        """
+        port = self._next_port
+        self._next_port = port + 1 if port < LAST_SOURCE_PORT else FIRST_SOURCE_PORT
         return port
 
     def new_tag(self) -> int:
@@ -65,7 +68,7 @@ class Sources:
         if probe.src_port and probe.protocol in _REUSING:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         for _ in range(_BIND_ATTEMPTS):
-            port = probe.src_port or self.new_port(probe.src)
+            port = probe.src_port or self.new_port()
             try:
                 opened.bind(("", port))
                 return
