@@ -197,10 +197,13 @@ class Agent:
             self._take_settings(now_s)
         if not has_begun:
             self._enforcer.begin(self._settings.render_config(), now_s)
+        before = self._attachments.found
         self._attachments.find(self._wanted())
+        found = self._attachments.found
         applied = self._enforcer.carry_out(self._attachments.by_address, now_s)
         self._retry_s = RETRY_FIRST_S
-        if self._report.note_applied(applied.written, time.time()):
+        is_found = (found.missing, found.unsettled) != (before.missing, before.unsettled)
+        if self._report.note_applied(applied.written, time.time()) or is_found:
             self._tell_soon(now_s)
         self._report.note_problems(self._enforcer.problems)
         self._note_changes(applied, now_s)

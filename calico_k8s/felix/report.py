@@ -133,6 +133,8 @@ def endpoint_status(graph: Graph, found: Interfaces, endpoint: LocalEndpoint) ->
         state = "no-address"
     elif found.missing.issuperset(endpoint.addresses):
         state = "no-interface"
+    elif not found.unsettled.keys().isdisjoint(endpoint.addresses):
+        state = "no-port"
     reasons += (
         f"no interface of this node leads to {a}: it is closed and cannot be reached through us"
         for a in endpoint.addresses

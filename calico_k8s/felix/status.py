@@ -21,7 +21,8 @@ KEEP_ALIVE_S = 10.0
 AGAIN_S = 1.0
 
 NodeState = Literal["waiting", "in-sync", "failing", "store-away"]
-EndpointState = Literal["enforced", "no-interface", "no-address"]
+EndpointState = Literal["enforced", "no-port", "no-interface", "no-address"]
+"""``no-port``: on a bridge, and not yet seen behind a port of it, so it sends nothing."""
 
 
 class EndpointStatus(msgspec.Struct, frozen=True, omit_defaults=True):
