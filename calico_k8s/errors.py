@@ -6,14 +6,21 @@
     ├── InputError              what somebody wrote is wrong; has a place          exit 2
     │   └── CodecError          a stored value is not what its key promises
     ├── UnavailableError        something needed is missing or away                exit 3
-    │   └── StoreError          the datastore
-    │       ├── StoreUnavailable    cannot be reached now; try again
-    │       │   └── StoreUncertain      ... and a write was under way: it may be done or not
-    │       ├── StoreForbidden      refuses this caller
-    │       ├── StoreLeaseLost      a lease has ended, and its keys with it
-    │       ├── StoreConflict       a compared key has changed; nothing was written
-    │       ├── StoreCompacted      the asked-for revision is gone; read again
-    │       └── StoreForeign        not a datastore of ours, or of another cluster
+    │   ├── StoreError          the datastore
+    │   │   ├── StoreUnavailable    cannot be reached now; try again
+    │   │   │   └── StoreUncertain      ... and a write was under way: it may be done or not
+    │   │   ├── StoreForbidden      refuses this caller
+    │   │   ├── StoreLeaseLost      a lease has ended, and its keys with it
+    │   │   ├── StoreConflict       a compared key has changed; nothing was written
+    │   │   ├── StoreCompacted      the asked-for revision is gone; read again
+    │   │   └── StoreForeign        not a datastore of ours, or of another cluster
+    │   ├── KubeError           the Kubernetes API did not do what was asked
+    │   │   ├── KubeUnavailable     cannot be reached now, or has too much to do; try again
+    │   │   ├── KubeForbidden       refuses this caller
+    │   │   ├── KubeNotFound        there is no such object
+    │   │   ├── KubeConflict        made or changed by somebody else meanwhile
+    │   │   └── KubeExpired         the asked-for revision is gone; list again
+    │   └── Deposed             another controller writes the datastore now
     └── KernelError             the kernel, or a tool that drives it, refused
         ├── IptablesError           iptables-restore or its lock
         └── NetlinkError            a netlink request, with its errno
@@ -93,6 +100,34 @@ class StoreCompacted(StoreError):
 
 class StoreForeign(StoreError):
     """The store answers but is not ours to use: another program's file, or another cluster's data."""
+
+
+class KubeError(UnavailableError):
+    """The Kubernetes API did not do what was asked."""
+
+
+class KubeUnavailable(KubeError):
+    """The API server cannot be reached now, or has too much to do; the same call may succeed later."""
+
+
+class KubeForbidden(KubeError):
+    """The API server refuses this caller: its credentials, or its rights (RBAC)."""
+
+
+class KubeNotFound(KubeError):
+    """There is no such object."""
+
+
+class KubeConflict(KubeError):
+    """The object is there already, or was changed by somebody else since it was read."""
+
+
+class KubeExpired(KubeError):
+    """What followed the revision asked for, or the rest of a list, can no longer be had."""
+
+
+class Deposed(UnavailableError):
+    """Another controller has become the writer of the datastore, so this one may write no more."""
 
 
 class KernelError(CalicoError):

@@ -1,0 +1,69 @@
+"""All objects of a cluster as of now, for the commands that look once, and to be sure.
+
+In: an API server.  Out: pages of one kind, or every object that translate uses.  A list is of one
+revision and comes from etcd, past every cache.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from calico_k8s.controller.kube import KubeApi
+from calico_k8s.controller.wire import PATHS, KindDecoder, Page
+from calico_k8s.errors import KubeExpired
+from calico_k8s.translate.findings import Finding
+from calico_k8s.translate.objects import KubeObject
+
+PAGE_OBJECTS = 500
+"""As kubectl lists."""
+LISTS_MAX = 3
+"""A list whose rest has expired starts over, this many times."""
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """Every object that can be used, and what is wrong with the others."""
+
+    objects: tuple[KubeObject, ...]
+    findings: tuple[Finding, ...]
+
+
+def list_pages(api: KubeApi, decoder: KindDecoder) -> Iterator[Page]:
+    """All objects of a kind, page by page.
+
+    No resourceVersion is given: with 0 the server ignores the limit and answers from its cache.
+
+    Raises: KubeError; KubeExpired when the rest cannot be had: start over.
+    """
+    rest = ""
+    while True:
+        query = {"limit": PAGE_OBJECTS} | ({"continue": rest} if rest else {})
+        page = decoder.page(api.get(PATHS[decoder.kind], query))
+        yield page
+        rest = page.rest
+        if not rest:
+            return
+
+
+def list_objects(api: KubeApi) -> Listing:
+    """Everything, kind after kind.
+
+    Raises: KubeError.
+    """
+    objects: list[KubeObject] = []
+    findings: list[Finding] = []
+    for kind in PATHS:
+        for page in _all_pages(api, KindDecoder(kind)):
+            for decoded in page.objects:
+                findings += decoded.findings
+                if decoded.object is not None:
+                    objects.append(decoded.object)
+    return Listing(tuple(objects), tuple(findings))
+
+
+def _all_pages(api: KubeApi, decoder: KindDecoder) -> list[Page]:
+    for _ in range(LISTS_MAX - 1):
+        try:
+            return list(list_pages(api, decoder))
+        except KubeExpired:
+            continue
+    return list(list_pages(api, decoder))

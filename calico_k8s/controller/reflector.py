@@ -1,0 +1,218 @@
+"""Follows all objects of one kind for as long as it takes: a list in pages, then a watch.
+
+In come pages and events, out go changes, in order: what is there, what is gone, and when
+everything there is has been handed on.  Nothing is decided here, and nothing is ever written.
+
+::
+
+            whole list handed on
+    LISTING ────────────────────► WATCHING ──┐ changes handed on
+      ▲ ▲                           │   ▲ ◄──┘
+      │ └───────────────────────────┘   │ after a pause, from the last revision seen
+      │  410: the revision is gone   ▼  │
+      └──────────────────────────── WAITING: the server cannot be reached, or refuses
+
+A list after the first is compared with what was handed on: what is missing from it is gone, so no
+event that was missed is missed for good.  Pauses grow while nothing lasts, also where the server
+answers each watch with 410.
+"""
+
+import enum
+import random
+import threading
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from calico_k8s.controller.kube import KubeApi, Stream
+from calico_k8s.controller.listing import list_pages
+from calico_k8s.controller.wire import PATHS, Change, KindDecoder
+from calico_k8s.errors import KubeError, KubeExpired, KubeUnavailable
+from calico_k8s.translate.findings import ObjectRef
+from calico_k8s.translate.objects import Decoded
+
+WATCH_S = (60, 90)
+"""How long a watch is asked for, a random time between: the bound on how long a server that has
+stopped without closing anything goes unnoticed."""
+_PATIENCE_S = 10.0
+"""Silence past a watch's own end."""
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 5.0
+LASTING_S = 10.0
+"""A watch that lived so long has worked: the pause before the next try is short again."""
+
+
+class ReflectorState(enum.Enum):
+    """How what was handed on compares with Kubernetes."""
+
+    LISTING = enum.auto()
+    WATCHING = enum.auto()
+    """Changes are handed on as they happen."""
+    WAITING = enum.auto()
+    """The server did not do what was asked; it is asked again after a pause."""
+
+
+class Sink(Protocol):
+    """Who takes the changes; called from the reflector's thread only."""
+
+    def on_changes(self, changes: Sequence[Change]) -> None:
+        """Changes in their order."""
+
+    def on_listed(self, kind: str) -> None:
+        """What was handed on is everything there is."""
+
+
+class Observer(Protocol):
+    """Who is told how it goes; called from the reflector's thread only."""
+
+    def on_list(self, kind: str, objects: int, duration_s: float) -> None:
+        """A list has been handed on."""
+
+    def on_event(self, kind: str) -> None:
+        """A watch said something."""
+
+    def on_error(self, kind: str, error: KubeError) -> None:
+        """Something was not done, and will be tried again."""
+
+
+class Pause:
+    """How long to wait before the next try: longer each time, never twice alike."""
+
+    def __init__(self, first_s: float = FIRST_PAUSE_S, longest_s: float = LONGEST_PAUSE_S) -> None:
+        self._first_s, self._longest_s = first_s, longest_s
+        self._bound_s = first_s
+
+    def next_s(self) -> float:
+        """A time below a bound that doubles."""
+        pause_s = random.uniform(self._bound_s / 2, self._bound_s)
+        self._bound_s = min(2 * self._bound_s, self._longest_s)
+        return pause_s
+
+    def reset(self) -> None:
+        """Something has worked."""
+        self._bound_s = self._first_s
+
+
+class Reflector:
+    """Follows one kind in a thread of its own."""
+
+    def __init__(self, api: KubeApi, kind: str, sink: Sink, observer: Observer) -> None:
+        self._api = api
+        self._kind = kind
+        self._sink = sink
+        self._observer = observer
+        self._decoder = KindDecoder(kind)
+        self._known: set[ObjectRef] = set()
+        self._revision = ""  # empty: a list is needed
+        self._pause = Pause()
+        self._stopping = threading.Event()
+        self._is_list_wanted = threading.Event()
+        self._lock = threading.Lock()
+        self._stream: Stream | None = None
+        self.state = ReflectorState.LISTING
+        self._thread = threading.Thread(target=self._run, name=f"reflector-{kind}", daemon=True)
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def list_again(self) -> None:
+        """Has everything listed once more, soon; from any thread."""
+        self._is_list_wanted.set()
+        self._end_stream()
+
+    def close(self) -> None:
+        """Ends; nothing is handed on afterwards."""
+        self._stopping.set()
+        self._end_stream()
+        self._thread.join(timeout=2 * LONGEST_PAUSE_S)
+
+    def _end_stream(self) -> None:
+        with self._lock:
+            if self._stream is not None:
+                self._stream.close()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                if not self._revision or self._is_list_wanted.is_set():
+                    self._list()
+                self._watch()
+            except KubeExpired as error:
+                self._revision = ""
+                self._fail(error)
+            except KubeError as error:
+                self._fail(error)
+
+    def _fail(self, error: KubeError) -> None:
+        if self._stopping.is_set():
+            return
+        self.state = ReflectorState.WAITING
+        self._observer.on_error(self._kind, error)
+        self._stopping.wait(self._pause.next_s())
+
+    def _list(self) -> None:
+        self.state = ReflectorState.LISTING
+        self._is_list_wanted.clear()
+        self._revision = ""
+        started_s = time.monotonic()
+        found: set[ObjectRef] = set()
+        for page in list_pages(self._api, self._decoder):
+            if self._stopping.is_set():
+                return
+            found.update(decoded.ref for decoded in page.objects)
+            self._sink.on_changes(page.objects)
+            self._revision = page.revision if not page.rest else ""
+        self._sink.on_changes(sorted(self._known - found))
+        self._known = found
+        self._sink.on_listed(self._kind)
+        self._observer.on_list(self._kind, len(found), time.monotonic() - started_s)
+
+    def _watch(self) -> None:
+        duration_s = random.randint(*WATCH_S)
+        started_s = time.monotonic()
+        stream = self._api.follow(
+            PATHS[self._kind],
+            {
+                "watch": "true",
+                "allowWatchBookmarks": "true",
+                "resourceVersion": self._revision,
+                "timeoutSeconds": duration_s,
+            },
+            duration_s + _PATIENCE_S,
+        )
+        with self._lock:
+            self._stream = stream
+        self.state = ReflectorState.WATCHING
+        try:
+            if self._is_interrupted():  # before the stream could be ended
+                return
+            for line in stream:
+                if self._is_interrupted():
+                    return
+                self._take(line)
+        finally:
+            stream.close()
+            with self._lock:
+                self._stream = None
+            lasted_s = time.monotonic() - started_s
+            if lasted_s >= LASTING_S:
+                self._pause.reset()
+        if lasted_s < 1 and not self._is_interrupted():
+            raise KubeUnavailable(f"the watch of {self._kind} ended after {lasted_s:.1f} s")
+
+    def _is_interrupted(self) -> bool:
+        return self._stopping.is_set() or self._is_list_wanted.is_set()
+
+    def _take(self, line: bytes) -> None:
+        event = self._decoder.event(line)
+        self._revision = event.revision
+        self._observer.on_event(self._kind)
+        match event.change:
+            case None:
+                return
+            case Decoded() as decoded:
+                self._known.add(decoded.ref)
+            case ref:
+                self._known.discard(ref)
+        self._sink.on_changes((event.change,))

@@ -1,0 +1,165 @@
+"""Lists and watches of the Kubernetes API, decoded: only the fields that translate uses.
+
+In come bytes, out go objects, or findings about one that cannot be used, and where the list or
+watch stands.  Nothing is asked here.
+
+An object costs 20 to 30 us and 2 kB, a tenth of what the ``kubernetes`` package's models take.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from calico_k8s.controller.kube import Status, status_error
+from calico_k8s.errors import KubeUnavailable
+from calico_k8s.translate.findings import ObjectRef
+from calico_k8s.translate.objects import (
+    KINDS,
+    Decoded,
+    KubeObject,
+    decode_object,
+    object_ref,
+)
+
+PATHS: Mapping[str, str] = {
+    "Node": "/api/v1/nodes",
+    "Namespace": "/api/v1/namespaces",
+    "ServiceAccount": "/api/v1/serviceaccounts",
+    "Service": "/api/v1/services",
+    "EndpointSlice": "/apis/discovery.k8s.io/v1/endpointslices",
+    "Pod": "/api/v1/pods",
+}
+"""Where all objects of each kind are listed and watched."""
+
+Change = Decoded | ObjectRef
+"""An object as it is now, or the name of one that is gone."""
+
+_T = TypeVar("_T")
+
+
+class Page(NamedTuple):
+    """Some objects of a list; ``rest`` is the token that gives the next, empty at the end."""
+
+    objects: tuple[Decoded, ...]
+    revision: str
+    """Of the whole list: a watch goes on from here."""
+    rest: str
+
+
+class Event(NamedTuple):
+    """A line of a watch; ``change`` None is a bookmark: only the revision is new."""
+
+    change: Change | None
+    revision: str
+
+
+class _ListMetadata(msgspec.Struct, rename="camel"):
+    resource_version: str = ""
+    continue_: str | None = msgspec.field(default=None, name="continue")
+
+
+class _List(msgspec.Struct, Generic[_T]):
+    metadata: _ListMetadata
+    items: tuple[_T, ...] | None = None
+
+
+class _Line(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+class _Metadata(msgspec.Struct, rename="camel"):
+    resource_version: str = ""
+
+
+class _Versioned(msgspec.Struct):
+    metadata: _Metadata
+
+
+class KindDecoder:
+    """Decodes lists and watches of one kind of :data:`PATHS`."""
+
+    def __init__(self, kind: str) -> None:
+        type_ = KINDS[kind].type
+        self.kind = kind
+        # Any: one of the types of KubeObject, chosen by the kind
+        self._list: msgspec.json.Decoder[_List[Any]] = msgspec.json.Decoder(
+            _List[type_]  # type: ignore[valid-type]  # known when it runs
+        )
+        self._object: msgspec.json.Decoder[Any] = msgspec.json.Decoder(type_)
+        self._line = msgspec.json.Decoder(_Line)
+        self._versioned = msgspec.json.Decoder(_Versioned)
+
+    def page(self, body: bytes) -> Page:
+        """A page of a list.
+
+        Raises: KubeUnavailable for what is no list: a proxy's answer, or half of one.
+        """
+        try:
+            listed = self._list.decode(body)
+            found = tuple(map(_found, listed.items or ()))
+        except msgspec.ValidationError:
+            raw_list = _decoded(body, _List[msgspec.Raw], self.kind)
+            return _page(raw_list, tuple(map(self._decode, raw_list.items or ())))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise _unreadable(self.kind, error) from None
+        return _page(listed, found)
+
+    def event(self, line: bytes) -> Event:
+        """A line of a watch.
+
+        Raises: KubeExpired and the like for what the server says in it, KubeUnavailable for what
+        is no event.
+        """
+        try:
+            said = self._line.decode(line)
+            if said.type == "ERROR":
+                status = msgspec.json.decode(said.object, type=Status)
+                raise status_error(status.code, bytes(said.object), f"watch of {self.kind}")
+            revision = self._versioned.decode(said.object).metadata.resource_version
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise _unreadable(self.kind, error) from None
+        match said.type:
+            case "BOOKMARK":
+                return Event(None, revision)
+            case "DELETED":
+                return Event(self._decode(said.object).ref, revision)
+            case _:
+                return Event(self._decode(said.object), revision)
+
+    def _decode(self, raw: msgspec.Raw) -> Decoded:
+        try:
+            return _found(self._object.decode(raw))
+        except msgspec.ValidationError:
+            return decode_object(self.kind, msgspec.json.decode(raw))
+
+
+def uid_of(change: Change) -> str:
+    """The UID of an object; empty where it is gone or cannot be used."""
+    value = change.object if isinstance(change, Decoded) else None
+    return (value.metadata.uid if value is not None else None) or ""
+
+
+def ref_of(change: Change) -> ObjectRef:
+    """The name of an object that is there or gone."""
+    return change.ref if isinstance(change, Decoded) else change
+
+
+def _found(value: KubeObject) -> Decoded:
+    return Decoded(object_ref(value), value)
+
+
+def _page(listed: _List[Any], found: tuple[Decoded, ...]) -> Page:  # Any: as KindDecoder's
+    return Page(found, listed.metadata.resource_version, listed.metadata.continue_ or "")
+
+
+def _decoded(body: bytes, type_: type[_T], kind: str) -> _T:
+    try:
+        return msgspec.json.decode(body, type=type_)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _unreadable(kind, error) from None
+
+
+def _unreadable(kind: str, error: Exception) -> KubeUnavailable:
+    return KubeUnavailable(f"the API server's answer about {kind} objects is not readable: {error}")

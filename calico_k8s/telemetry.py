@@ -1,0 +1,107 @@
+"""What a daemon tells those who watch over it: metrics, and whether it is alive and ready.
+
+In: a port, a registry of metrics, and two questions that answer None where all is well, else what
+is not, in a sentence.  Out: HTTP, for anybody who asks::
+
+    /metrics    Prometheus' text format
+    /healthz    200 while the process works; a service manager restarts it otherwise
+    /readyz     200 while it does what it is for
+
+Nothing secret is told, and nothing can be changed.
+"""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import msgspec
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from calico_k8s.errors import UnavailableError
+
+Question = Callable[[], str | None]
+
+REQUEST_TIMEOUT_S = 5.0
+
+
+class Telemetry(msgspec.Struct, frozen=True):
+    """What is told."""
+
+    registry: CollectorRegistry
+    is_live: Question
+    is_ready: Question
+
+
+@contextmanager
+def serving(port: int, telemetry: Telemetry) -> Iterator[int]:
+    """Answers on all addresses of this machine until the block ends; yields the port.
+
+    Port 0 is any that is free.
+
+    Raises: UnavailableError where the port is taken.
+    """
+    server = _Server(port, telemetry)
+    thread = threading.Thread(target=server.serve_forever, name="telemetry", daemon=True)
+    thread.start()
+    try:
+        yield int(server.server_address[1])
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, port: int, telemetry: Telemetry) -> None:
+        super().__init__(("", port), _Handler, bind_and_activate=False)
+        self.telemetry = telemetry
+        self.socket.close()
+        try:
+            self.socket = _listening_socket(port)
+        except OSError as error:
+            raise UnavailableError(
+                f"port {port} for metrics cannot be listened on ({error.strerror}): give another"
+                " --metrics-port, or 0 for none"
+            ) from None
+        self.server_address = self.socket.getsockname()[:2]
+
+
+def _listening_socket(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = REQUEST_TIMEOUT_S
+    server: _Server
+
+    def do_GET(self) -> None:
+        telemetry = self.server.telemetry
+        match self.path.partition("?")[0]:
+            case "/metrics":
+                self._answer(200, generate_latest(telemetry.registry), CONTENT_TYPE_LATEST)
+            case "/healthz":
+                self._answer_question(telemetry.is_live)
+            case "/readyz":
+                self._answer_question(telemetry.is_ready)
+            case _:
+                self._answer(404, b"there are /metrics, /healthz and /readyz\n")
+
+    def _answer_question(self, question: Question) -> None:
+        problem = question()
+        self._answer(503 if problem else 200, f"{problem or 'ok'}\n".encode())
+
+    def _answer(self, status: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+        """Says nothing: a probe every few seconds is no news."""

@@ -1,0 +1,216 @@
+"""A reflector on a server that fails in every way: what it hands on is what there is."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+
+from calico_k8s.controller.kube import KubeApi
+from calico_k8s.controller.reflector import Pause, Reflector, ReflectorState
+from calico_k8s.controller.wire import Change, ref_of
+from calico_k8s.errors import KubeError, KubeExpired, KubeForbidden, KubeUnavailable
+from calico_k8s.translate.objects import Decoded
+from tests.fakes.kube_server import (
+    Answer,
+    FakeKube,
+    fake_kube,
+    gone,
+    listed,
+    pod,
+    refused,
+    watched,
+)
+
+
+class Recorder:
+    """A sink and an observer: what is known of the pods, and how it came to be."""
+
+    def __init__(self) -> None:
+        self.changes: list[str] = []
+        self.names: set[str] = set()
+        self.lists = 0
+        self.errors: list[type[KubeError]] = []
+
+    def on_changes(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            name = ref_of(change).name
+            if isinstance(change, Decoded):
+                self.names.add(name)
+                self.changes.append(f"+{name}")
+            else:
+                self.names.discard(name)
+                self.changes.append(f"-{name}")
+
+    def on_listed(self, kind: str) -> None:  # noqa: ARG002 - the sink's
+        self.lists += 1
+
+    def on_list(self, kind: str, objects: int, duration_s: float) -> None: ...
+
+    def on_event(self, kind: str) -> None: ...
+
+    def on_error(self, kind: str, error: KubeError) -> None:  # noqa: ARG002 - the observer's
+        self.errors.append(type(error))
+
+
+@contextmanager
+def reflecting(*steps: Answer) -> Iterator[tuple[Recorder, Reflector, FakeKube]]:
+    recorder = Recorder()
+    with fake_kube(*steps) as kube:
+        reflector = Reflector(kube.api, "Pod", recorder, recorder)
+        reflector.start()
+        try:
+            yield recorder, reflector, kube
+        finally:
+            reflector.close()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < give_up_at, "it did not come to that"
+        time.sleep(0.005)
+
+
+def test_pages_are_one_list_and_the_watch_goes_on_from_its_revision() -> None:
+    with reflecting(
+        listed(pod("a", 1), revision=7, rest="more"),
+        listed(pod("b", 2), revision=7),
+        watched(("ADDED", pod("c", 8)), ("DELETED", pod("a", 9)), stays=True),
+    ) as (recorder, reflector, kube):
+        wait_for(lambda: recorder.names == {"b", "c"})
+        assert recorder.changes == ["+a", "+b", "+c", "-a"]
+        assert recorder.lists == 1
+        assert reflector.state is ReflectorState.WATCHING
+        asked = kube.asked
+        assert [query.get("continue") for query in asked] == [None, "more", None]
+        assert asked[2]["resourceVersion"] == "7"
+        assert asked[2]["allowWatchBookmarks"] == "true"
+
+
+def test_a_watch_that_ends_or_breaks_goes_on_where_it_was_bookmarks_included() -> None:
+    bookmark = {"metadata": {"resourceVersion": "20"}}
+    with reflecting(
+        listed(revision=7),
+        watched(("ADDED", pod("a", 8)), cut=True),
+        watched(("BOOKMARK", bookmark)),
+        watched(("ADDED", pod("b", 21)), stays=True),
+    ) as (recorder, _, kube):
+        wait_for(lambda: recorder.names == {"a", "b"})
+        assert recorder.lists == 1
+        revisions = [query["resourceVersion"] for query in kube.asked if "watch" in query]
+        assert revisions == ["7", "8", "20"]
+
+
+@pytest.mark.parametrize("how", ["event", "status"])
+def test_a_revision_that_is_gone_ends_in_a_list_that_tells_what_went_meanwhile(how: str) -> None:
+    lost = watched(gone()) if how == "event" else refused(410, "too old resource version")
+    with reflecting(
+        listed(pod("a", 1), pod("b", 2), revision=7),
+        lost,
+        listed(pod("b", 2), pod("c", 9), revision=10),
+        watched(stays=True),
+    ) as (recorder, _, _):
+        wait_for(lambda: recorder.lists == 2)
+        assert recorder.names == {"b", "c"}
+        assert recorder.changes[-1] == "-a", "what is gone is told after what is there"
+        assert recorder.errors == [KubeExpired]
+
+
+def test_a_list_whose_rest_has_expired_starts_over_and_takes_nothing_away() -> None:
+    with reflecting(
+        listed(pod("a", 1), pod("b", 2), revision=7),
+        watched(gone()),
+        listed(pod("b", 2), revision=10, rest="more"),
+        refused(410, "the continue token is too old"),
+        listed(pod("b", 2), revision=11, rest="more"),
+        listed(pod("a", 1), revision=11),
+        watched(stays=True),
+    ) as (recorder, _, _):
+        wait_for(lambda: recorder.lists == 2)
+        assert recorder.names == {"a", "b"}
+        assert "-a" not in recorder.changes
+
+
+def test_a_server_that_answers_each_watch_with_gone_is_asked_ever_less_often() -> None:
+    storm = [step for _ in range(50) for step in (listed(revision=7), watched(gone()))]
+    with reflecting(*storm) as (recorder, _, kube):
+        time.sleep(1.5)
+        assert len(recorder.errors) < 12
+        assert len(recorder.errors) > 2
+        assert len(kube.asked) < 25
+
+
+def test_a_refusal_is_told_and_asked_again() -> None:
+    with reflecting(
+        refused(403, "pods is forbidden"), listed(pod("a", 1), revision=7), watched(stays=True)
+    ) as (recorder, reflector, _):
+        wait_for(lambda: reflector.state is ReflectorState.WATCHING)
+        assert recorder.errors == [KubeForbidden]
+        assert recorder.names == {"a"}
+
+
+def test_an_answer_of_something_else_is_an_error_and_no_empty_list() -> None:
+    with reflecting(
+        listed(pod("a", 1), revision=7),
+        watched(gone()),
+        lambda exchange: exchange.say(200, b"<html>a proxy's page</html>"),
+        lambda exchange: exchange.say(200, b'{"metadata": {}, "items": [{"metadata"'),
+        listed(pod("a", 1), revision=8),
+        watched(stays=True),
+    ) as (recorder, _, _):
+        wait_for(lambda: recorder.lists == 2)
+        assert recorder.names == {"a"}
+        assert recorder.errors == [KubeExpired, KubeUnavailable, KubeUnavailable]
+
+
+def test_a_pod_that_cannot_be_used_is_told_as_such_and_takes_no_other_with_it() -> None:
+    broken = pod("broken", 2, containers=[{"name": "x", "ports": [{"containerPort": 99999}]}])
+    with reflecting(
+        listed(pod("a", 1), broken, revision=7), watched(("MODIFIED", broken), stays=True)
+    ) as (recorder, _, _):
+        wait_for(lambda: recorder.changes.count("+broken") == 2)
+        assert recorder.names == {"a", "broken"}
+        assert recorder.errors == []
+
+
+def test_listing_again_is_done_when_asked_for() -> None:
+    with reflecting(
+        listed(pod("a", 1), revision=7),
+        watched(stays=True),
+        listed(revision=8),
+        watched(stays=True),
+    ) as (recorder, reflector, _):
+        wait_for(lambda: reflector.state is ReflectorState.WATCHING)
+        reflector.list_again()
+        wait_for(lambda: recorder.lists == 2)
+        assert recorder.names == set()
+
+
+def test_closing_does_not_wait_for_a_silent_server() -> None:
+    with reflecting(listed(revision=7), watched(stays=True)) as (_, reflector, _):
+        wait_for(lambda: reflector.state is ReflectorState.WATCHING)
+        started_s = time.monotonic()
+        reflector.close()
+        assert time.monotonic() - started_s < 2
+
+
+def test_a_server_that_is_not_there_is_waited_for() -> None:
+    recorder = Recorder()
+    with fake_kube() as kube:
+        api: KubeApi = kube.api
+    reflector = Reflector(api, "Pod", recorder, recorder)
+    reflector.start()
+    wait_for(lambda: len(recorder.errors) >= 2)
+    assert reflector.state is ReflectorState.WAITING
+    assert recorder.lists == 0
+    reflector.close()
+
+
+def test_pauses_grow_to_a_bound_and_start_over() -> None:
+    pause = Pause(first_s=1.0, longest_s=8.0)
+    times = [pause.next_s() for _ in range(6)]
+    bounds = [1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+    assert all(bound / 2 <= each <= bound for each, bound in zip(times, bounds, strict=True))
+    pause.reset()
+    assert pause.next_s() <= 1.0

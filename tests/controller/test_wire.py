@@ -1,0 +1,82 @@
+"""Lists and watches of the Kubernetes API, decoded."""
+
+import json
+
+import pytest
+
+from calico_k8s.controller.wire import PATHS, KindDecoder, ref_of, uid_of
+from calico_k8s.errors import KubeError, KubeExpired, KubeUnavailable
+from calico_k8s.translate.findings import ObjectRef
+from calico_k8s.translate.objects import KINDS, Decoded
+from tests.fakes.kube_server import pod
+
+PODS = KindDecoder("Pod")
+
+
+def page(*objects: object, **metadata: str) -> bytes:
+    return json.dumps({"metadata": metadata, "items": objects}).encode()
+
+
+def line(verb: str, document: object) -> bytes:
+    return json.dumps({"type": verb, "object": document}).encode()
+
+
+def test_every_kind_that_is_translated_is_listed() -> None:
+    assert PATHS.keys() == KINDS.keys()
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_an_empty_list_of_any_kind_is_read(kind: str) -> None:
+    assert KindDecoder(kind).page(b'{"metadata":{"resourceVersion":"3"},"items":null}') == (
+        (),
+        "3",
+        "",
+    )
+
+
+def test_a_page_has_its_objects_its_revision_and_what_leads_to_the_next() -> None:
+    found = PODS.page(page(pod("a", 1), resourceVersion="5", **{"continue": "token"}))
+    assert (found.objects[0].ref, found.revision, found.rest) == (
+        ObjectRef("Pod", "shop", "a"),
+        "5",
+        "token",
+    )
+    assert uid_of(found.objects[0]) == "uid-a"
+
+
+def test_an_object_that_is_not_understood_is_found_and_the_others_are_used() -> None:
+    found = PODS.page(page(pod("a", 1), pod("b", 2, hostNetwork="perhaps"), resourceVersion="5"))
+    good, bad = found.objects
+    assert good.object is not None
+    assert bad.object is None
+    assert bad.ref == ObjectRef("Pod", "shop", "b")
+    assert "hostNetwork" in bad.findings[0].message
+    assert uid_of(bad) == ""
+
+
+def test_events_are_what_is_there_what_is_gone_and_how_far_it_reaches() -> None:
+    added, deleted = (PODS.event(line(verb, pod("a", 8))) for verb in ("ADDED", "DELETED"))
+    assert isinstance(added.change, Decoded)
+    assert added.revision == "8"
+    assert deleted.change == ObjectRef("Pod", "shop", "a")
+    assert ref_of(added.change) == deleted.change
+    bookmark = PODS.event(line("BOOKMARK", {"kind": "Pod", "metadata": {"resourceVersion": "9"}}))
+    assert bookmark == (None, "9")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"), [(410, KubeExpired), (500, KubeUnavailable), (400, KubeError)]
+)
+def test_an_error_in_a_watch_is_raised_with_the_words_of_the_server(
+    code: int, error: type[KubeError]
+) -> None:
+    with pytest.raises(error, match=f"{code}: so it is"):
+        PODS.event(line("ERROR", {"kind": "Status", "code": code, "message": "so it is"}))
+
+
+@pytest.mark.parametrize("raw", [b"", b"<html>", b'{"type":"ADDED"}', b"[]", b"\xff\xfe"])
+def test_what_is_no_answer_is_a_server_that_cannot_be_reached(raw: bytes) -> None:
+    with pytest.raises(KubeUnavailable, match="not readable"):
+        PODS.event(raw)
+    with pytest.raises(KubeUnavailable, match="not readable"):
+        PODS.page(raw)
