@@ -2,7 +2,8 @@
 
 In: wanted items, whole or as changes.  Out: transactions such that whoever reads in between never
 sees an endpoint whose profile, or a policy whose tier, is missing: what is referred to is written
-first and deleted last.  What the items mean is not looked at here.
+first and deleted last.  What the items mean is not looked at here.  Settings are an operator's and
+are left alone, as is every key that is not known.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from collections.abc import Set as AbstractSet
 import msgspec
 
 from calico_k8s.datastore.store import (
+    TRANSACTION_BYTES_MAX,
     Compare,
     Delete,
     Operation,
@@ -27,6 +29,9 @@ from calico_k8s.model.resources import Ready, Value
 MASS_DELETION_MIN = 100
 """From this many stored endpoints on, deleting more than half asks for a second look."""
 
+VALUE_BYTES_MAX = TRANSACTION_BYTES_MAX - 4096
+"""A value beside its key and the frame of a transaction."""
+
 _RANK: dict[type, int] = {
     keys.SettingKey: 0,
     keys.NodeKey: 0,
@@ -41,6 +46,9 @@ _RANK: dict[type, int] = {
 }
 """The order of writing; deleting goes the other way."""
 
+_KEPT = (keys.ReadyKey, keys.SettingKey)
+"""What no sync deletes."""
+
 
 class Written(msgspec.Struct, frozen=True):
     """How many keys a call wrote and deleted, and the revision that has it all."""
@@ -49,6 +57,8 @@ class Written(msgspec.Struct, frozen=True):
     deleted: int
     revision: Revision | None = None
     """None: nothing differed."""
+    too_large: tuple[Key, ...] = ()
+    """Wanted, but more than any store takes: not stored, so that what they stand for is closed."""
 
 
 class Reconciler:
@@ -78,21 +88,28 @@ class Reconciler:
         if confirm is not None and _is_mass_deletion(stored, wanted):
             again = confirm()
             wanted = {**dict(again), **wanted} if _is_mass_deletion(stored, again) else dict(again)
-        return self.write(
-            {**wanted, keys.ReadyKey(): Ready(True)},
-            stored.keys() - wanted.keys() - {keys.ReadyKey()},
-        )
+        gone = {key for key in stored.keys() - wanted.keys() if not isinstance(key, _KEPT)}
+        return self.write({**wanted, keys.ReadyKey(): Ready(True)}, gone)
 
     def write(self, puts: Mapping[Key, Value], deletes: AbstractSet[Key]) -> Written:
         """Write the puts that differ from what is stored, then the deletes that are there.
+
+        A value that is too large is deleted: an older one of its key must not go on speaking.
 
         Raises:
             StoreError: some or all of it is not written.
         """
         stored = self._stored if self._stored is not None else self._read()
         encoded = {key: codec.encode(puts[key]) for key in sorted(puts, key=_rank)}
-        changed = {key: raw for key, raw in encoded.items() if stored.get(key) != raw}
-        gone = [key for key in sorted(deletes, key=_rank, reverse=True) if key in stored]
+        too_large = {key for key, raw in encoded.items() if len(raw) > VALUE_BYTES_MAX}
+        changed = {
+            key: raw
+            for key, raw in encoded.items()
+            if stored.get(key) != raw and key not in too_large
+        }
+        gone = [
+            key for key in sorted(deletes | too_large, key=_rank, reverse=True) if key in stored
+        ]
         operations: list[Operation] = [Put(keys.key_path(key), raw) for key, raw in changed.items()]
         operations += [Delete(keys.key_path(key)) for key in gone]
         try:
@@ -103,7 +120,17 @@ class Reconciler:
         stored.update(changed)
         for key in gone:
             del stored[key]
-        return Written(len(changed), len(gone), revision)
+        return Written(len(changed), len(gone), revision, tuple(sorted(too_large, key=_rank)))
+
+    def is_mass_deletion(self, deletes: AbstractSet[Key]) -> bool:
+        """Whether a write would delete so many endpoints that a sync should look twice instead.
+
+        Cost: O(deletes), unless these are many.
+        """
+        gone = sum(isinstance(key, keys.EndpointKey) for key in deletes)
+        if 2 * gone < MASS_DELETION_MIN or self._stored is None:
+            return False
+        return _is_most(gone, sum(isinstance(key, keys.EndpointKey) for key in self._stored))
 
     def _read(self) -> dict[Key, bytes]:
         found: dict[Key, bytes] = {}
@@ -121,5 +148,8 @@ def _rank(key: Key) -> tuple[int, str]:
 
 def _is_mass_deletion(stored: Mapping[Key, bytes], wanted: Mapping[Key, Value]) -> bool:
     endpoints = {key for key in stored if isinstance(key, keys.EndpointKey)}
-    gone = endpoints - wanted.keys()
-    return len(endpoints) >= MASS_DELETION_MIN and 2 * len(gone) > len(endpoints)
+    return _is_most(len(endpoints - wanted.keys()), len(endpoints))
+
+
+def _is_most(gone: int, stored: int) -> bool:
+    return stored >= MASS_DELETION_MIN and 2 * gone > stored

@@ -14,7 +14,8 @@ path below ``/calico``                                 key
 =====================================================  =========================
 
 Paths here are without the ``/calico`` that the store's URL chooses.  A path of ours that no key
-fits (host endpoints, the leader's key, a newer version's) parses to None and is left alone.
+fits (host endpoints, the leader's and the cluster's key, a newer version's) parses to None and is
+left alone.
 
 Keys are structs, not named tuples: as tuples a profile's rules, tags and labels would be one key
 of a mapping.
@@ -39,6 +40,9 @@ V1 = "/v1/"
 STATUS = "/felix/v2/"
 """Everything Felix writes; all of it leased."""
 LEADER_PATH = "/v1/leader"
+"""Which controller writes; see :mod:`calico_k8s.controller.fence`."""
+CLUSTER_PATH = "/v1/cluster"
+"""Which cluster's policy this is."""
 
 
 class ReadyKey(msgspec.Struct, frozen=True):
