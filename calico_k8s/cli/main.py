@@ -18,6 +18,7 @@ COMMANDS = {
     "affected": "policy",
     "can": "policy",
     "completion": "completion",
+    "controller": "controller",
     "demo": "lab",
     "explain": "policy",
     "felix": "node",

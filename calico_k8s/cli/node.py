@@ -43,12 +43,13 @@ def felix_settings(command: _F) -> _F:
             metavar="VALUE",
             help=setting.help,
             expose_value=False,
-            callback=_keep_setting,
+            callback=keep_setting,
         )(command)
     return command
 
 
-def _keep_setting(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+def keep_setting(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Collect a setting's option for :func:`setting_layers`; an option's callback."""
     if value is not None and parameter.name is not None:
         ctx.ensure_object(dict)
         ctx.meta.setdefault("calico_k8s.settings", {})[parameter.name.replace("_", "-")] = value

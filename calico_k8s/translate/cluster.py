@@ -176,6 +176,11 @@ class Translator:
         return self._emitted
 
     @property
+    def endpoint_count(self) -> int:
+        """How many of the items are endpoints.  Cost: O(1)."""
+        return len(self._endpoint_keys)
+
+    @property
     def findings(self) -> tuple[Finding, ...]:
         """Every finding there is, by object."""
         return tuple(f for ref in sorted(self._findings) for f in self._findings[ref])

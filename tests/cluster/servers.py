@@ -83,6 +83,8 @@ class ApiServer:
     def kubeconfig(self, user: str = ADMIN) -> Path:
         """A file by which clients are a user."""
         path = self._folder / f"{user}.kubeconfig"
+        if path.exists():
+            return path
         document = {
             "apiVersion": "v1",
             "kind": "Config",

@@ -1,0 +1,113 @@
+"""What the controller counts, by Prometheus' conventions: base units, ``_total``, few labels.
+
+In: what happened.  Out: a registry that :mod:`calico_k8s.telemetry` serves.  Nothing is decided
+here.
+"""
+
+import time
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from calico_k8s.controller.wire import PATHS
+from calico_k8s.errors import KubeError
+from calico_k8s.translate.findings import Finding, ObjectRef
+
+PREFIX = "calico_k8s_controller"
+LOG_AGAIN_S = 30.0
+LATENCY_BUCKETS_S = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
+
+log = structlog.get_logger()
+
+
+class Metrics:
+    """One controller's; its methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self._objects = self._gauge("listed_objects", "Objects in the last list", "kind")
+        self._list_s = self._histogram("list_duration_seconds", "Whole lists", "kind")
+        events = self._counter("watch_events_total", "Events of watches", "kind")
+        self._events = {kind: events.labels(kind) for kind in PATHS}
+        self._kube_errors = self._counter(
+            "kube_errors_total", "Lists and watches that failed", "kind", "error"
+        )
+        self.store_errors = self._counter(
+            "store_errors_total", "Writes and reads of the datastore that failed", "error"
+        )
+        self._logged_by_kind: dict[str, tuple[type[KubeError], float]] = {}
+        self._findings = self._gauge(
+            "findings", "What is wrong with users' objects now", "code", "kind", "namespace"
+        )
+        self._findings_by_object: dict[ObjectRef, tuple[Finding, ...]] = {}
+        self.events = self._counter(
+            "kube_events_total", "Kubernetes Events about findings", "result"
+        )
+        self.latency_s = Histogram(
+            f"{PREFIX}_write_latency_seconds",
+            "From a change's arrival to its transactions' end",
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.sync_s = self._histogram("sync_duration_seconds", "Comparisons of the whole datastore")
+        self.put = self._counter("keys_put_total", "Keys written")
+        self.deleted = self._counter("keys_deleted_total", "Keys deleted")
+        self.drift = self._counter(
+            "drift_repaired_total", "Keys that somebody else had changed, put right again"
+        )
+        self.held = self._counter(
+            "mass_deletions_checked_total", "Syncs that listed Kubernetes again before deleting"
+        )
+        self.is_leader = self._gauge("leader", "1 while this one writes")
+        self.is_in_sync = self._gauge("in_sync", "1 while the datastore has all that is known")
+        self.endpoints = self._gauge("endpoints", "Workload endpoints wanted")
+        self.synced_at = self._gauge(
+            "last_write_timestamp_seconds", "When the datastore was last known to be complete"
+        )
+        self.too_large = self._gauge("too_large_keys", "Values that no datastore takes")
+
+    def _counter(self, name: str, help_: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}_{name}", help_, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help_: str, *labels: str) -> Gauge:
+        return Gauge(f"{PREFIX}_{name}", help_, labels, registry=self.registry)
+
+    def _histogram(self, name: str, help_: str, *labels: str) -> Histogram:
+        return Histogram(f"{PREFIX}_{name}", help_, labels, registry=self.registry)
+
+    # What reflectors tell.
+
+    def on_list(self, kind: str, objects: int, duration_s: float) -> None:
+        """A list has been handed on."""
+        self._logged_by_kind.pop(kind, None)
+        log.info("listed", kind=kind, objects=objects, duration_s=round(duration_s, 3))
+        self._objects.labels(kind).set(objects)
+        self._list_s.labels(kind).observe(duration_s)
+
+    def on_event(self, kind: str) -> None:
+        """A watch said something."""
+        self._events[kind].inc()
+
+    def on_error(self, kind: str, error: KubeError) -> None:
+        """A list or watch failed; the same error of a kind is logged now and then only."""
+        self._kube_errors.labels(kind, type(error).__name__).inc()
+        now_s = time.monotonic()
+        before, logged_s = self._logged_by_kind.get(kind, (None, 0.0))
+        if before is not type(error) or now_s >= logged_s + LOG_AGAIN_S:
+            self._logged_by_kind[kind] = (type(error), now_s)
+            log.warning("kubernetes", kind=kind, error=str(error))
+
+    # What the loop tells.
+
+    def set_findings(self, ref: ObjectRef, findings: tuple[Finding, ...]) -> None:
+        """All there are of one object."""
+        for each in self._findings_by_object.pop(ref, ()):
+            self._findings.labels(each.code, ref.kind, ref.namespace).dec()
+        for each in findings:
+            self._findings.labels(each.code, ref.kind, ref.namespace).inc()
+        if findings:
+            self._findings_by_object[ref] = findings
