@@ -106,7 +106,7 @@ def fmt_command(
     """
     if writes and checks:
         raise InputError("give --write or --check, not both")
-    sources = [word for word in words if word == STANDARD_INPUT or Path(word).exists()]
+    sources = [word for word in words if word == STANDARD_INPUT or _is_path(word)]
     texts = [word for word in words if word not in sources]
     if writes and (texts or STANDARD_INPUT in sources):
         raise InputError("--write changes files: give files or folders")
@@ -123,6 +123,13 @@ def fmt_command(
     if is_broken:
         ctx.exit(2)
     ctx.exit(1 if checks and changes else 0)
+
+
+def _is_path(word: str) -> bool:
+    try:
+        return bool(word) and Path(word).exists()
+    except OSError:
+        return False  # longer than a path can be
 
 
 def _format_texts(texts: list[str]) -> bool:

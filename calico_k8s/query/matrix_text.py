@@ -71,8 +71,8 @@ def _block(
 ) -> Iterator[str]:
     pods = [pod.id for pod in matrix.pods]
     width = max([len(title) - 4, *map(len, pods)])
-    heading = "".join(f"{number:>3}" for number in range(1, len(pods) + 1))
-    yield paint(f"{title:<{width + 4}}{heading}", "heading")
+    heading = "".join(f"{number:^3}" for number in range(1, len(pods) + 1))
+    yield paint(f"{title:<{width + 4}}{heading}".rstrip(), "heading")
     for number, src in enumerate(pods, start=1):
         row = "".join(_cell(cells, (src, dst, *about), paint) for dst in pods)
         yield f"{number:>3} {src:<{width}}{row}".rstrip()
