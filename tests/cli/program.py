@@ -41,9 +41,9 @@ def run(*arguments: object, stdin: str = "", env: Mapping[str, str] | None = Non
         patch("sys.stdin", source),
         redirect_stdout(out),
         redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
     ):
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
+        main([str(argument) for argument in arguments])
     assert isinstance(ended.value.code, int)
     return Ran(ended.value.code, out.getvalue(), err.getvalue())
 
