@@ -82,7 +82,7 @@ class _Turn(NamedTuple):
 class Phase(enum.Enum):
     """What a controller does."""
 
-    STARTING = "starting: the API server has not answered yet"
+    STARTING = "starting"
     STANDBY = "standby"
     LEADING = "leading"
 
@@ -179,9 +179,10 @@ class Controller:
             self._beat_s = time.monotonic()
             try:
                 lease = elector.attempt() if elector else None
-                self.phase, self._problem = Phase.STANDBY, None
+                self._problem = None
                 if elector is None or lease is not None:
                     return _Turn(self._claim(cluster_uid, elector), self._settings())
+                self.phase = Phase.STANDBY
                 self._stopping.wait(elector.times.retry_s)
             except StoreUnavailable as error:
                 if elector is not None:

@@ -40,6 +40,7 @@ class ApiServer:
 
     def __init__(self, folder: Path, etcd: EtcdCluster) -> None:
         self._folder = folder
+        self.etcd = etcd
         self._port = free_ports(1)[0]
         self._process: subprocess.Popen[bytes] | None = None
         authority = Authority(folder)
