@@ -1,12 +1,16 @@
 """Which Kubernetes API a command speaks to, as options that several commands share."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from calico_k8s.cli.options import option
+
+if TYPE_CHECKING:
+    from calico_k8s.controller.kube import KubeApi
 
 
 class KubeOptions(msgspec.Struct, frozen=True):
@@ -20,6 +24,11 @@ class KubeOptions(msgspec.Struct, frozen=True):
     def is_given(self) -> bool:
         """Whether an API server is meant at all."""
         return self.kubeconfig is not None or self.context is not None
+
+    @property
+    def name(self) -> str:
+        """As the user would call it."""
+        return " ".join(part for part in ("--kubeconfig", self.kubeconfig, self.context) if part)
 
 
 def kube_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -39,3 +48,17 @@ def kube_options(command: Callable[..., None]) -> Callable[..., None]:
         flag_value="",
         help="A live cluster: PATH, or what kubectl would take.",
     )(with_kube)
+
+
+@contextmanager
+def open_kube(options: KubeOptions) -> Iterator["KubeApi"]:
+    """The API server that the options name, closed at the end.
+
+    Raises:
+        InputError: they name none.
+    """
+    # Imported here: the package takes 0.4 s, which commands without a live cluster do without.
+    from calico_k8s.controller.kube import connect
+
+    with closing(connect(options.kubeconfig, options.context)) as api:
+        yield api

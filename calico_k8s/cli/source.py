@@ -1,6 +1,7 @@
 """SOURCE: where a command takes its cluster from, and the reading of it.
 
-In: files, folders, ``-``, or a datastore's URL, and what to assume where they say nothing.  Out: a
+In: files, folders, ``-``, a live cluster's API, or a datastore's URL, and what to assume where they
+say nothing.  Out: a
 :class:`Loaded` cluster.  Notes and warnings go to standard error, each with its file and line.
 """
 
@@ -12,6 +13,7 @@ import click
 import msgspec
 from click.core import ParameterSource
 
+from calico_k8s.cli.kube import KubeOptions, kube_options, open_kube
 from calico_k8s.cli.options import DatastoreOptions, datastore_options, open_datastore, option
 from calico_k8s.config import OPTION_BY_NAME
 from calico_k8s.controller.stored import read_items
@@ -39,17 +41,18 @@ _FAMILIES: dict[str, tuple[Version, ...]] = {"4": (4,), "6": (6,), "4,6": (4, 6)
 
 
 class Source(msgspec.Struct, frozen=True):
-    """What the command line says of a cluster; one of ``paths`` and ``datastore`` is given."""
+    """What the command line says of a cluster: paths, or ``kube``, or ``datastore`` is given."""
 
     paths: tuple[str, ...]
     datastore: DatastoreOptions
     settings: TranslateSettings = TranslateSettings()
     families: tuple[Version, ...] | None = None
+    kube: KubeOptions = KubeOptions()
 
     @property
     def name(self) -> str:
         """As the user would call it."""
-        return " ".join(self.paths) or self.datastore.url or ""
+        return " ".join(self.paths) or self.datastore.url or self.kube.name
 
 
 class Loaded(NamedTuple):
@@ -113,15 +116,17 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
     def with_source(  # Any: the command's other parameters
         *,
         paths: tuple[str, ...],
+        kube: KubeOptions,
         datastore: DatastoreOptions,
         settings: TranslateSettings,
         families: tuple[Version, ...] | None,
         **others: Any,
     ) -> None:
-        source = Source(paths, _chosen_datastore(paths, datastore), settings, families)
-        command(source=source, **others)
+        kube, datastore = _chosen(paths, kube, datastore)
+        command(source=Source(paths, datastore, settings, families, kube), **others)
 
-    return manifest_arguments(settings_options(datastore_options(families_option(with_source))))
+    with_cluster = kube_options(datastore_options(families_option(with_source)))
+    return manifest_arguments(settings_options(with_cluster))
 
 
 def require_paths(paths: Sequence[str]) -> None:
@@ -140,9 +145,12 @@ def load_source(
     Raises:
         InputError: something cannot be read at all.
         StoreError: the datastore cannot be read.
+        KubeError: the live cluster cannot be read.
     """
     if source.paths:
         return _load_manifests(source, nodes, before)
+    if source.kube.is_given:
+        return _load_live(source)
     with open_datastore(source.datastore) as store:
         found = read_items(store)
     tell("warning", found.problems)
@@ -175,16 +183,33 @@ def tell(kind: str, sentences: Iterable[str]) -> None:
         click.echo(f"{kind}: {sentence}", err=True)
 
 
-def _chosen_datastore(paths: Sequence[str], datastore: DatastoreOptions) -> DatastoreOptions:
-    """The datastore, or none where manifests are given: they go before the environment's."""
-    given = click.get_current_context().get_parameter_source("datastore")
-    if not paths:
-        if datastore.url is None:
-            raise InputError("give a SOURCE: manifest files or folders, '-', or --datastore URL")
-        return datastore
-    if given is ParameterSource.COMMANDLINE:
-        raise InputError("give manifests or --datastore, not both")
-    return DatastoreOptions()
+def _chosen(
+    paths: Sequence[str], kube: KubeOptions, datastore: DatastoreOptions
+) -> tuple[KubeOptions, DatastoreOptions]:
+    """The one SOURCE that is meant: what the command line says goes before the environment."""
+    if not (paths or kube.is_given or datastore.url):
+        raise InputError(
+            "give a SOURCE: manifest files or folders, '-', --kubeconfig or --datastore URL"
+        )
+    given = {
+        "manifests": bool(paths),
+        "--kubeconfig": is_on_command_line("kubeconfig") or is_on_command_line("context"),
+        "--datastore": is_on_command_line("datastore"),
+    }
+    said = [name for name, is_said in given.items() if is_said]
+    if len(said) > 1:
+        raise InputError(f"give {' or '.join(said)}, not both")
+    if paths:
+        return KubeOptions(), DatastoreOptions()
+    if given["--datastore"] or not kube.is_given:
+        return KubeOptions(), datastore
+    return kube, DatastoreOptions()
+
+
+def is_on_command_line(parameter: str) -> bool:
+    """Whether an option was given there, and not by the environment."""
+    source = click.get_current_context().get_parameter_source(parameter)
+    return source is ParameterSource.COMMANDLINE
 
 
 def _parse_keys(_ctx: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, ...]:
@@ -212,6 +237,19 @@ def _load_manifests(source: Source, nodes: int | None, before: ClusterObjects | 
     tell("note", [*read.notes, *objects.notes])
     _tell_findings(objects, translation)
     return Loaded(Snapshot.from_items(translation.items), manifest_services(objects), objects)
+
+
+def _load_live(source: Source) -> Loaded:
+    # Imported here, as the API's client is.
+    from calico_k8s.controller.listing import list_cluster
+
+    with open_kube(source.kube) as api:
+        live = list_cluster(api)
+    translation = translate_all(live.objects.objects(), source.settings)
+    tell("warning", [finding.message for finding in live.findings])
+    _tell_findings(live.objects, translation)
+    snapshot = Snapshot.from_items(translation.items)
+    return Loaded(snapshot, manifest_services(live.objects), live.objects)
 
 
 def _tell_findings(objects: ClusterObjects, translation: Translation) -> None:

@@ -8,12 +8,21 @@ from typing import NamedTuple
 import click
 
 import grammar
+from calico_k8s.cli.kube import KubeOptions, kube_options, open_kube
 from calico_k8s.cli.options import option
 from calico_k8s.cli.present import paint
-from calico_k8s.cli.source import manifest_arguments, require_paths, settings_options, tell
+from calico_k8s.cli.source import (
+    is_on_command_line,
+    manifest_arguments,
+    require_paths,
+    settings_options,
+    tell,
+)
 from calico_k8s.errors import InputError
+from calico_k8s.lint.problems import Problem
 from calico_k8s.lint.report import FORMATS
-from calico_k8s.lint.rules import lint_manifests
+from calico_k8s.lint.rules import lint_cluster, lint_manifests
+from calico_k8s.lint.view import place_finding
 from calico_k8s.sources.documents import Manifest
 from calico_k8s.sources.manifests import STANDARD_INPUT, read_manifests
 from calico_k8s.sources.rewrite import PolicyText, policy_texts, replace_texts
@@ -56,10 +65,16 @@ _no_datastore = click.option(
     show_default=True,
     help="sarif is for code scanning, github for comments in a pull request.",
 )
+@kube_options
 @_no_datastore
 @click.pass_context
 def lint_command(
-    ctx: click.Context, *, paths: tuple[str, ...], settings: TranslateSettings, form: str
+    ctx: click.Context,
+    *,
+    paths: tuple[str, ...],
+    kube: KubeOptions,
+    settings: TranslateSettings,
+    form: str,
 ) -> None:
     r"""Tell every mistake with its file and line: exit 1 if there is an error, 0 with warnings alone.
 
@@ -67,16 +82,38 @@ def lint_command(
     Examples:
       calico-k8s lint manifests/
       calico-k8s lint manifests/ --format sarif
+      calico-k8s lint --kubeconfig
     """
+    if paths and (is_on_command_line("kubeconfig") or is_on_command_line("context")):
+        raise InputError("give manifests or --kubeconfig, not both")
+    live = kube.is_given and not paths
+    problems, count = _lint_live(kube, settings) if live else _lint_paths(paths, settings)
+    click.echo(FORMATS[form](problems), nl=False)
+    if not problems:
+        tell("note", [f"{count} objects, nothing found"])
+    ctx.exit(1 if any(each.severity is Severity.ERROR for each in problems) else 0)
+
+
+def _lint_paths(
+    paths: tuple[str, ...], settings: TranslateSettings
+) -> tuple[tuple[Problem, ...], int]:
+    """The problems of manifests, and how many objects they are."""
     require_paths(paths)
     _require_existing(paths)
     read = read_manifests(paths)
     tell("note", read.notes)
-    problems = lint_manifests(read.manifests, read.errors, settings)
-    click.echo(FORMATS[form](problems), nl=False)
-    if not problems:
-        tell("note", [f"{len(read.manifests)} objects, nothing found"])
-    ctx.exit(1 if any(each.severity is Severity.ERROR for each in problems) else 0)
+    return lint_manifests(read.manifests, read.errors, settings), len(read.manifests)
+
+
+def _lint_live(kube: KubeOptions, settings: TranslateSettings) -> tuple[tuple[Problem, ...], int]:
+    """The problems of a live cluster, and how many objects it has."""
+    # Imported here, as the API's client is.
+    from calico_k8s.controller.listing import list_cluster
+
+    with open_kube(kube) as api:
+        live = list_cluster(api)
+    unusable = (place_finding(finding, None) for finding in live.findings)
+    return (*unusable, *lint_cluster(live.objects, settings)), len(list(live.objects.objects()))
 
 
 @click.command("fmt")

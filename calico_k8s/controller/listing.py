@@ -5,14 +5,26 @@ revision and comes from etcd, past every cache.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from calico_k8s.controller.kube import KubeApi
 from calico_k8s.controller.wire import PATHS, KindDecoder, Page
 from calico_k8s.errors import KubeExpired
+from calico_k8s.sources.expand import ClusterObjects
 from calico_k8s.translate.findings import Finding
-from calico_k8s.translate.objects import KubeObject
+from calico_k8s.translate.objects import (
+    EndpointSlice,
+    KubeObject,
+    Namespace,
+    Node,
+    Pod,
+    Service,
+    ServiceAccount,
+)
+
+_Object = TypeVar("_Object", Node, Namespace, ServiceAccount, Service, EndpointSlice, Pod)
 
 PAGE_OBJECTS = 500
 """As kubectl lists."""
@@ -58,6 +70,35 @@ def list_objects(api: KubeApi) -> Listing:
                 if decoded.object is not None:
                     objects.append(decoded.object)
     return Listing(tuple(objects), tuple(findings))
+
+
+class LiveCluster(NamedTuple):
+    """A cluster as commands take it, and what is wrong with objects that cannot be used."""
+
+    objects: ClusterObjects
+    findings: tuple[Finding, ...]
+
+
+def list_cluster(api: KubeApi) -> LiveCluster:
+    """The cluster as it is now; nothing is assumed or made up for it.
+
+    Raises: KubeError.
+    """
+    listing = list_objects(api)
+
+    def of(type_: type[_Object]) -> tuple[_Object, ...]:
+        return tuple(value for value in listing.objects if isinstance(value, type_))
+
+    objects = ClusterObjects(
+        nodes=of(Node),
+        namespaces=of(Namespace),
+        accounts=of(ServiceAccount),
+        services=of(Service),
+        slices=of(EndpointSlice),
+        pods=of(Pod),
+        written={},
+    )
+    return LiveCluster(objects, listing.findings)
 
 
 def _all_pages(api: KubeApi, decoder: KindDecoder) -> list[Page]:
