@@ -20,7 +20,7 @@ COVERED = {
     "scripts/demo": "tests/lab/test_demo.py",
     "scripts/test": "tests/test_run.py",
     "calico-k8s standalone /etc/calico-k8s/manifests": "tests/cli/test_standalone.py",
-    "calico-k8s felix clean": "tests/lab/test_agent_life.py",
+    "calico-k8s felix clean": "tests/lab/test_agents_life.py",
 }
 """What cannot run as it is written here: it would be this very run, or would not end, or would
 change the machine.  Each with the test that runs it as it can be."""
