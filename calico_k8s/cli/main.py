@@ -55,6 +55,16 @@ class LazyGroup(click.Group):
         _mark_examples(command)
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Runs the command; a reader of its output that has gone is no error."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # What `| head` wanted is written.  Python would complain about the unwritten rest when
+            # it closes standard output, and click would make it an error.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="calico_k8s", prog_name="calico-k8s")
@@ -96,11 +106,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         code = 130
-    except BrokenPipeError:
-        # The reader has gone (`| head`): what it wanted is written.  Python would complain about
-        # the unwritten rest when it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     sys.exit(code if isinstance(code, int) else 0)
 
 
