@@ -2,6 +2,7 @@
 
 import platform
 import signal
+import threading
 import uuid
 from types import FrameType
 
@@ -88,7 +89,8 @@ def controller_command(
         controller = Controller(api, store, options)
 
         def stop(_number: int, _frame: FrameType | None) -> None:
-            controller.stop()
+            # A thread: what this interrupts may hold the very lock that stopping takes.
+            threading.Thread(target=controller.stop).start()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)

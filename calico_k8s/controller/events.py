@@ -26,6 +26,7 @@ KINDS = frozenset({"Pod", "Namespace", "Service"})
 """Whose findings are told: users write these."""
 REPEAT_S = 1800.0
 RETRY_S = 10.0
+CLOSE_S = 0.5
 BURST = 25
 PER_S = 5.0
 MESSAGE_BYTES_MAX = 1024  # Kubernetes pkg/apis/core/validation, NoteLengthLimit
@@ -61,6 +62,11 @@ class Announcer:
         """Begins."""
         self._thread.start()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs: it ends by ``close``, or by a mistake of ours."""
+        return self._thread.is_alive()
+
     def tell(self, ref: ObjectRef, uid: str, findings: tuple[Finding, ...]) -> None:
         """What is wrong with an object from now on; nothing where it is fine, or gone."""
         if ref.kind not in KINDS:
@@ -80,7 +86,7 @@ class Announcer:
             self._is_over = True
             self._news.notify()
         if self._thread.is_alive():
-            self._thread.join(timeout=RETRY_S)
+            self._thread.join(timeout=CLOSE_S)
 
     def _run(self) -> None:
         allowance = Allowance(BURST, PER_S)

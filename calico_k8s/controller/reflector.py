@@ -38,6 +38,7 @@ _PATIENCE_S = 10.0
 """Silence past a watch's own end."""
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
+CLOSE_S = 0.5
 LASTING_S = 10.0
 """A watch that lived so long has worked: the pause before the next try is short again."""
 
@@ -116,16 +117,25 @@ class Reflector:
         """Begins."""
         self._thread.start()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs: it ends by ``close``, or by a mistake of ours."""
+        return self._thread.is_alive()
+
     def list_again(self) -> None:
         """Has everything listed once more, soon; from any thread."""
         self._is_list_wanted.set()
         self._end_stream()
 
-    def close(self) -> None:
-        """Ends; nothing is handed on afterwards."""
+    def stop(self) -> None:
+        """Tells it to end."""
         self._stopping.set()
         self._end_stream()
-        self._thread.join(timeout=2 * LONGEST_PAUSE_S)
+
+    def close(self) -> None:
+        """Ends; a server that is silent in the middle of a request is not waited for."""
+        self.stop()
+        self._thread.join(timeout=CLOSE_S)
 
     def _end_stream(self) -> None:
         with self._lock:

@@ -33,7 +33,13 @@ from calico_k8s.controller.reconcile import Reconciler, Written
 from calico_k8s.controller.reflector import Pause, Reflector, ReflectorState
 from calico_k8s.controller.wire import PATHS, Change, uid_of
 from calico_k8s.datastore.store import Store
-from calico_k8s.errors import CalicoError, KubeError, StoreConflict, StoreError
+from calico_k8s.errors import (
+    CalicoError,
+    KubeError,
+    StoreConflict,
+    StoreError,
+    UnavailableError,
+)
 from calico_k8s.model import keys
 from calico_k8s.model.resources import Value
 from calico_k8s.translate.cluster import Translator, translate_all
@@ -88,7 +94,8 @@ class Loop:
     def run(self) -> None:
         """Works until stopped.
 
-        Raises: Deposed when another controller writes now.
+        Raises: Deposed when another controller writes now; UnavailableError when one of the threads
+        beside it has ended, which is a mistake of ours: the process is better started anew.
         """
         for reflector in self._reflectors:
             reflector.start()
@@ -98,6 +105,8 @@ class Loop:
         finally:
             self._is_in_sync = False
             self._parts.metrics.is_in_sync.set(0)
+            for reflector in self._reflectors:
+                reflector.stop()
             for reflector in self._reflectors:
                 reflector.close()
 
@@ -120,10 +129,8 @@ class Loop:
         return None if self._is_in_sync else "the first sync is not in"
 
     def _turn(self) -> None:
-        wait_s = IDLE_S
-        if not self._is_in_sync and self._sync_at_s:
-            wait_s = min(wait_s, max(0.0, self._sync_at_s - self._clock()))
-        arrivals = self._inbox.take(wait_s)
+        arrivals = self._inbox.take(self._wait_s())
+        self._check_threads()
         self.beat_s = self._clock()
         for ref, change in arrivals.changes.items():
             self._translate(ref, change)
@@ -146,6 +153,17 @@ class Loop:
             return
         if self._is_in_sync and arrivals.first_s is not None:
             self._parts.metrics.latency_s.observe(time.monotonic() - arrivals.first_s)
+
+    def _wait_s(self) -> float:
+        """Until the next try where one is due, else until the next sign of life."""
+        if self._is_in_sync or not self._sync_at_s:
+            return IDLE_S
+        return min(IDLE_S, max(0.0, self._sync_at_s - self._clock()))
+
+    def _check_threads(self) -> None:
+        are_alive = [reflector.is_alive for reflector in self._reflectors]
+        if not (all(are_alive) and self._parts.announcer.is_alive):
+            raise UnavailableError("a thread has ended: its last words are above, please report it")
 
     def _translate(self, ref: ObjectRef, change: Change) -> None:
         if not isinstance(change, Decoded):
