@@ -44,6 +44,8 @@ class Preview(msgspec.Struct, frozen=True):
 
     added_pods: tuple[str, ...]
     removed_pods: tuple[str, ...]
+    families: tuple[Version, ...]
+    """Those that the matrices have cells of."""
     opened: tuple[ChangedCell, ...]
     closed: tuple[ChangedCell, ...]
 
@@ -75,6 +77,7 @@ def preview(before: Matrix, after: Matrix) -> Preview:
     return Preview(
         added_pods=tuple(sorted(news - olds)),
         removed_pods=tuple(sorted(olds - news)),
+        families=tuple(sorted({cell.family for cell in (*before.probes, *after.probes)})),
         opened=tuple(cell for cell in changes if cell.after == "allow"),
         closed=tuple(cell for cell in changes if cell.before == "allow"),
     )
@@ -89,10 +92,10 @@ def preview_lines(found: Preview, paint: Paint = plain) -> Iterator[str]:
         yield "opens nothing, closes nothing"
     if found.opened:
         yield paint(f"opens {_count(found.opened)}", "allow")
-        yield from map(_line, _groups(found.opened))
+        yield from map(_line, _groups(found.opened, found.families))
     if found.closed:
         yield paint(f"closes {_count(found.closed)}", "deny")
-        yield from map(_line, _groups(found.closed))
+        yield from map(_line, _groups(found.closed, found.families))
 
 
 def _changed(change: CellChange) -> ChangedCell:
@@ -113,15 +116,14 @@ def _verdict(cell: Cell | None) -> Word | None:
     return None if cell is None else cell.verdict
 
 
-def _groups(cells: Iterable[ChangedCell]) -> list[_Group]:
+def _groups(cells: Iterable[ChangedCell], every: tuple[Version, ...]) -> list[_Group]:
     """The cells as few groups: first by what changes for a pair, then by who has the same."""
     families: dict[tuple[str, str, str, int], set[Version]] = defaultdict(set)
     for cell in cells:
         families[cell.src, cell.dst, cell.protocol, cell.port].add(cell.family)
     services: dict[tuple[str, str], list[_Service]] = defaultdict(list)
-    every: set[Version] = set().union(*families.values())
     for (src, dst, protocol, port), changed in sorted(families.items()):
-        named: list[Version | None] = [None] if changed == every else [*sorted(changed)]
+        named: list[Version | None] = [None] if changed == {*every} else [*sorted(changed)]
         services[src, dst] += (_Service(protocol, port, family) for family in named)
     destinations: dict[tuple[str, tuple[_Service, ...]], list[str]] = defaultdict(list)
     for (src, dst), listed in services.items():
