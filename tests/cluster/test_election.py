@@ -204,3 +204,18 @@ def test_a_datastore_that_is_ahead_of_the_lease_is_surpassed_by_its_holder_only(
     assert one.surpass(41).transitions == 42
     with pytest.raises(KubeConflict, match="held by one"):
         two.surpass(41)
+
+
+def test_a_leader_counts_on_from_a_datastore_that_is_ahead_of_its_lease(
+    candidate: Make, stored: Stored, kube: ApiServer, store: Store, namespace: str
+) -> None:
+    before = Elector(connect(str(kube.kubeconfig())), "kube-system", namespace, "old", LeaseTimes())
+    lease = before.attempt()
+    before.release()
+    assert lease is not None
+    old = Writer("old", lease.metadata.uid, 41)
+    store.transact([Put(keys.LEADER_PATH, msgspec.json.encode(old))])
+    wait_for_writer(stored, candidate("one"))
+    writer = stored.writer()
+    assert writer is not None
+    assert writer.transitions == 42

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from calico_k8s.controller.fence import Writer, claim
 from calico_k8s.controller.metrics import Metrics
 from calico_k8s.controller.run import Loop, Parts
 from calico_k8s.datastore.factory import open_store
-from calico_k8s.datastore.store import Put, Store
-from calico_k8s.errors import Deposed, UnavailableError
+from calico_k8s.datastore.store import Compare, Operation, Put, Revision, Store
+from calico_k8s.errors import Deposed, StoreConflict, StoreUncertain, UnavailableError
 from calico_k8s.translate.namespaces import TranslateSettings
 from tests.fakes.kube_server import Exchange, fake_kube, gone, listed, pod, watched
 
@@ -87,6 +87,26 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
+class Late:
+    """A store that says of one transaction that nobody knows, and does it when told to."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.is_armed = False
+        self.kept: tuple[Sequence[Operation], Sequence[Compare]] | None = None
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def transact(
+        self, operations: Sequence[Operation], compares: Sequence[Compare] = ()
+    ) -> Revision:
+        if self.is_armed:
+            self.is_armed, self.kept = False, (operations, compares)
+            raise StoreUncertain("the connection broke")
+        return self._store.transact(operations, compares)
+
+
 def count(store: Store) -> int:
     return sum("/workload/" in entry.key for entry in store.read("/v1/host/").entries)
 
@@ -127,6 +147,21 @@ def test_a_loop_whose_right_is_gone_ends(store: Store) -> None:
         cluster.ends_watch.set()  # a second pod: something to write
         wait_for(lambda: errors)
         assert isinstance(errors[0], Deposed)
+        assert count(store) == 1
+
+
+def test_a_write_that_comes_late_is_not_done_any_more(store: Store) -> None:
+    cluster, late = Cluster(1, 2, 1), Late(store)
+    with looping(cluster, late) as (loop, _, _):  # type: ignore[arg-type]  # the rest by __getattr__
+        wait_for(lambda: loop.problem() is None and count(store) == 1)
+        late.is_armed = True
+        cluster.ends_watch.set()  # a second pod: its write is lost
+        wait_for(lambda: late.kept and loop.problem() is None and count(store) == 2)
+        cluster.ends_watch.set()  # and it is gone again
+        wait_for(lambda: loop.problem() is None and count(store) == 1)
+        assert late.kept is not None
+        with pytest.raises(StoreConflict):
+            store.transact(*late.kept)
         assert count(store) == 1
 
 
