@@ -23,7 +23,6 @@ from calico_k8s.cli.source import (
     manifest_arguments,
     require_paths,
     settings_options,
-    tell,
 )
 from calico_k8s.errors import InputError, UnavailableError
 from calico_k8s.lab import expectations
@@ -31,7 +30,6 @@ from calico_k8s.lab.demo import Stage, run_demo
 from calico_k8s.lab.kubeproxy import IptablesFlavour
 from calico_k8s.lab.netns import enter_for_good
 from calico_k8s.lab.plan import PodNetwork
-from calico_k8s.lab.planning import lost_addresses
 from calico_k8s.lab.remote import Request, ask_lab, find_lab, find_spot
 from calico_k8s.lab.run import Lab, LabOptions, lab_up
 from calico_k8s.lab.session import Session
@@ -82,7 +80,6 @@ class _Wanted(msgspec.Struct, frozen=True):
             InputError: something cannot be read at all.
         """
         loaded = load_source(self.source, self.nodes)
-        tell("warning", lost_addresses(loaded.snapshot))
         assert loaded.objects is not None, "it comes from manifests"
         return loaded, loaded.objects
 

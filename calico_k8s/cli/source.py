@@ -18,6 +18,7 @@ from calico_k8s.cli.options import DatastoreOptions, datastore_options, open_dat
 from calico_k8s.config import OPTION_BY_NAME
 from calico_k8s.controller.stored import read_items
 from calico_k8s.errors import InputError
+from calico_k8s.lab.planning import lost_addresses
 from calico_k8s.lint.problems import Problem
 from calico_k8s.lint.view import place_finding
 from calico_k8s.model import keys
@@ -148,16 +149,13 @@ def load_source(
         KubeError: the live cluster cannot be read.
     """
     if source.paths:
-        return _load_manifests(source, nodes, before)
-    if source.kube.is_given:
-        return _load_live(source)
-    with open_datastore(source.datastore) as store:
-        found = read_items(store)
-    tell("warning", found.problems)
-    if found.items.get(keys.ReadyKey()) != Ready(True):
-        tell("warning", ["the controller's first sync is not done: this is not the whole cluster"])
-    snapshot = Snapshot.from_items(found.items)
-    return Loaded(snapshot, default_services(snapshot), None)
+        loaded = _load_manifests(source, nodes, before)
+    elif source.kube.is_given:
+        loaded = _load_live(source)
+    else:
+        loaded = _load_stored(source)
+    tell("warning", lost_addresses(loaded.snapshot))
+    return loaded
 
 
 def chosen_services(ports: Sequence[str], *clusters: Loaded) -> tuple[Service, ...]:
@@ -237,6 +235,16 @@ def _load_manifests(source: Source, nodes: int | None, before: ClusterObjects | 
     tell("note", [*read.notes, *objects.notes])
     _tell_findings(objects, translation)
     return Loaded(Snapshot.from_items(translation.items), manifest_services(objects), objects)
+
+
+def _load_stored(source: Source) -> Loaded:
+    with open_datastore(source.datastore) as store:
+        found = read_items(store)
+    tell("warning", found.problems)
+    if found.items.get(keys.ReadyKey()) != Ready(True):
+        tell("warning", ["the controller's first sync is not done: this is not the whole cluster"])
+    snapshot = Snapshot.from_items(found.items)
+    return Loaded(snapshot, default_services(snapshot), None)
 
 
 def _load_live(source: Source) -> Loaded:

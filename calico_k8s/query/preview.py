@@ -9,7 +9,7 @@ that change alike share a line::
       client/a → db/main: 5432/tcp
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -62,12 +62,15 @@ class _Service(NamedTuple):
         return name if self.family is None else f"{name} over IPv{self.family}"
 
 
+_Alike = tuple[_Service, ...]
+
+
 class _Group(NamedTuple):
     """Connections of one line: from each of the sources to each of the destinations."""
 
     sources: tuple[str, ...]
     destinations: tuple[str, ...]
-    services: tuple[_Service, ...]
+    services: _Alike
 
 
 def preview(before: Matrix, after: Matrix) -> Preview:
@@ -125,13 +128,24 @@ def _groups(cells: Iterable[ChangedCell], every: tuple[Version, ...]) -> list[_G
     for (src, dst, protocol, port), changed in sorted(families.items()):
         named: list[Version | None] = [None] if changed == {*every} else [*sorted(changed)]
         services[src, dst] += (_Service(protocol, port, family) for family in named)
-    destinations: dict[tuple[str, tuple[_Service, ...]], list[str]] = defaultdict(list)
+    reached: dict[_Alike, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for (src, dst), listed in services.items():
-        destinations[src, tuple(listed)].append(dst)
-    sources: dict[tuple[tuple[str, ...], tuple[_Service, ...]], list[str]] = defaultdict(list)
-    for (src, alike), reached in destinations.items():
-        sources[tuple(reached), alike].append(src)
-    return sorted(_Group(tuple(who), reached, alike) for (reached, alike), who in sources.items())
+        reached[tuple(listed)][src].add(dst)
+    return sorted(group for alike, by_src in reached.items() for group in _lines_of(alike, by_src))
+
+
+def _lines_of(alike: _Alike, reached: dict[str, set[str]]) -> Iterator[_Group]:
+    """Sources that reach the same.
+
+    A pod reaches itself before and after: what is the same but for that shares a line too.
+    """
+    with_itself = Counter(frozenset({src, *dsts}) for src, dsts in reached.items())
+    sources: dict[frozenset[str], list[str]] = defaultdict(list)
+    for src, dsts in sorted(reached.items()):
+        whole = frozenset({src, *dsts})
+        sources[whole if with_itself[whole] > 1 else frozenset(dsts)].append(src)
+    for destinations, who in sources.items():
+        yield _Group(tuple(who), tuple(sorted(destinations)), alike)
 
 
 def _line(group: _Group) -> str:

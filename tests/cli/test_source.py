@@ -91,6 +91,13 @@ def test_a_mistake_of_a_template_is_told_once_and_of_many_only_some(app: Path) -
     assert told[-1] == "warning: and 3 more: 'calico-k8s lint' lists them all"
 
 
+def test_a_pod_that_has_lost_its_address_is_told(app: Path) -> None:
+    status = "status: {podIP: 10.9.9.9, phase: Running}\n"
+    app.write_text(pod("web/a") + status + pod("web/b") + status)
+    (told,) = run("matrix", app).err.splitlines()
+    assert told == "warning: address 10.9.9.9 of pod web/a belongs to web/b, which is newer"
+
+
 def test_files_folders_and_standard_input_go_together(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()

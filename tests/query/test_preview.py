@@ -1,5 +1,6 @@
 """What a change opens and closes, cell by cell and summarised."""
 
+import itertools
 from typing import Any
 
 from hypothesis import given
@@ -46,6 +47,14 @@ def test_pods_that_change_alike_share_a_line() -> None:
         "  a/1, a/2 → b/1, b/2: 80/tcp, 443/tcp",
     ]
     assert lines(after, before)[0] == "closes 8 connections"
+
+
+def test_pods_that_reach_each_other_share_a_line_with_who_reaches_them() -> None:
+    before = "a/1 > a/2 80 deny\na/2 > a/1 80 deny\nb/1 > a/1 80 deny\nb/1 > a/2 80 deny"
+    assert lines(before, before.replace("deny", "allow")) == [
+        "opens 4 connections",
+        "  a/1, a/2, b/1 → a/1, a/2: 80/tcp",
+    ]
 
 
 def test_a_pod_that_comes_is_named_and_what_it_reaches_is_opened() -> None:
@@ -110,16 +119,21 @@ def test_opened_and_closed_make_the_one_matrix_of_the_other(before: Matrix, afte
 
 
 @given(matrices(), matrices())
-def test_the_lines_count_and_cover_every_connection(before: Matrix, after: Matrix) -> None:
+def test_the_lines_cover_every_connection_and_no_other_but_of_pods_to_themselves(
+    before: Matrix, after: Matrix
+) -> None:
     found = preview(before, after)
-    families = len(found.families)
-    covered = 0
+    covered = set()
     is_opened = False
     for line in preview_lines(found):
         is_opened = line.startswith("opens ") or (is_opened and line.startswith("  "))
         if is_opened and line.startswith("  "):
             ends, services = line.strip().rsplit(": ", 1)
-            sources, destinations = ends.split(" → ")
-            weights = (1 if " over " in each else families for each in services.split(", "))
-            covered += len(sources.split(", ")) * len(destinations.split(", ")) * sum(weights)
-    assert covered == len(found.opened)
+            pairs = itertools.product(*(each.split(", ") for each in ends.split(" → ")))
+            for (src, dst), service in itertools.product(pairs, services.split(", ")):
+                port, _, version = service.partition("/tcp over IPv")
+                named = [int(version)] if version else found.families
+                covered |= {(src, dst, int(port.removesuffix("/tcp")), each) for each in named}
+    opened = {(c.src, c.dst, c.port, c.family) for c in found.opened}
+    assert opened <= covered
+    assert all(src == dst for src, dst, *_ in covered - opened)
