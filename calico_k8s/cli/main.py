@@ -27,7 +27,7 @@ COMMANDS = {
     "lab": "lab",
     "lint": "text",
     "matrix": "policy",
-    "standalone": "node",
+    "standalone": "standalone",
     "status": "stored",
 }
 """Each command's module below this package; the command is the object of its name in it."""
