@@ -124,6 +124,8 @@ class Applier:
                     members += self.ipsets.apply_adds(step.names)
                 case Do.REMOVE:
                     members += self.ipsets.apply_removes(step.names)
+                case Do.SHUT:
+                    members += sum(map(self._shut, step.names))
                 case Do.HOLD:
                     members += self._hold(step, held)
                 case Do.WRITE_TABLES:
@@ -143,15 +145,17 @@ class Applier:
 
     def _hold(self, step: Step, held: Mapping[IpsetName, tuple[KernelMember, ...]]) -> int:
         """Hold the members whose mark is replaced, and ``held``; a later step adds them as desired."""
-        written = 0
-        for name in step.names:
-            final = (*self.ipsets.replaced_members(name), *held.get(name, ()))
-            self.ipsets.add_members(name, self._all_held(final))
-            try:
-                written += self.ipsets.apply_adds([name])
-            finally:
-                self.ipsets.add_members(name, final)  # what is desired, whatever was written
-        return written
+        return sum(
+            self._deny(name, (*self.ipsets.replaced_members(name), *held.get(name, ())))
+            for name in step.names
+        )
 
-    def _all_held(self, members: Iterable[KernelMember]) -> Iterable[KernelMember]:
-        return (msgspec.structs.replace(member, mark=self._hold_mark) for member in members)
+    def _shut(self, name: IpsetName) -> int:
+        ipsets = self.ipsets
+        return self._deny(name, (*ipsets.missing_members(name), *ipsets.leaving_members(name)))
+
+    def _deny(self, name: IpsetName, members: Iterable[KernelMember]) -> int:
+        mark = self._hold_mark
+        return self.ipsets.overwrite(
+            name, (msgspec.structs.replace(member, mark=mark) for member in members)
+        )

@@ -72,6 +72,11 @@ class DeltaTracker(Generic[Key, Value]):
         self._programmed[key] = self._desired[key]
         self._compare(key)
 
+    def note_programmed(self, key: Key, value: Value) -> None:
+        """The key was written with this value, whatever is desired."""
+        self._programmed[key] = value
+        self._compare(key)
+
     def mark_deleted(self, keys: Iterable[Key]) -> None:
         """The keys are no longer there."""
         for key in list(keys):

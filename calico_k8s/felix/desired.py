@@ -26,9 +26,15 @@ from calico_k8s.render.endpoints import (
     render_member,
 )
 from calico_k8s.render.marks import mark_layout
-from calico_k8s.render.names import dst_ipset, ipset_name, src_ipset
+from calico_k8s.render.names import dst_ipset, ipset_name, self_ipset, src_ipset
 from calico_k8s.render.settings import RenderConfig
-from calico_k8s.render.tables import IpsetName, KernelIpset, KernelMember, Table
+from calico_k8s.render.tables import (
+    IPSET_PREFIXES,
+    IpsetName,
+    KernelIpset,
+    KernelMember,
+    Table,
+)
 
 Attachments = Mapping[Address, Attachment]
 """By address of an endpoint, the interface it was found behind."""
@@ -74,6 +80,13 @@ class Left(NamedTuple):
     groups: Mapping[Version, Recovered] = {}
     ipsets: frozenset[IpsetName] = frozenset()
 
+    def is_asked(self, name: IpsetName) -> bool:
+        """Whether packets may ask the set: it is there, and so are chains of its family."""
+        return name in self.ipsets and any(
+            found.has_chains and name.startswith(IPSET_PREFIXES[version])
+            for version, found in self.groups.items()
+        )
+
 
 class Desired:
     """The desired state; for one thread.
@@ -93,7 +106,7 @@ class Desired:
         self._versions = versions
         self._layout = mark_layout(config.mark_mask)
         self._groups = GroupBook(self._layout, versions, left.groups, now_s)
-        self._left_sets = left.ipsets
+        self._left = left
         self._members_of: dict[GroupId, set[EndpointId]] = {}
         self._endpoints: dict[EndpointId, LocalEndpoint] = {}
         self._entries: dict[EndpointId, dict[Place, KernelMember]] = {}
@@ -174,7 +187,8 @@ class Desired:
         for version in self._versions:
             for ipset in endpoint_ipsets(version):
                 plan.created[ipset.name] = ipset
-                self._roles[ipset.name] = Role.NEUTRAL
+            # An entry lets a pod reach itself: it goes before another pod has the interface.
+            self._roles[self_ipset(version)] = Role.OPENS_EGRESS
             self._roles[src_ipset(version)] = Role.EGRESS_MAP
             self._roles[dst_ipset(version)] = Role.INGRESS_MAP
 
@@ -324,9 +338,9 @@ class Desired:
         )
 
     def _role_now(self, name: IpsetName, plan: Plan) -> Role:
-        # On the first plan a set may be in the kernel already, with rules that ask it.
-        is_left = plan.is_whole and name in self._left_sets
-        return Role.NEW if name in plan.created and not is_left else self._roles[name]
+        if name in plan.created and not (plan.is_whole and self._left.is_asked(name)):
+            return Role.NEW
+        return self._roles[name]
 
     def _held(self, groups: Iterable[GroupId]) -> dict[IpsetName, tuple[KernelMember, ...]]:
         held: dict[IpsetName, list[KernelMember]] = {}

@@ -151,6 +151,34 @@ class IpsetDriver:
         tracker = self._states[name].tracker
         return tuple(tracker.desired[key] for key in tracker.updates if key in tracker.programmed)
 
+    def missing_members(self, name: IpsetName) -> tuple[KernelMember, ...]:
+        """The desired members of a set that are not programmed."""
+        tracker = self._states[name].tracker
+        return tuple(
+            tracker.desired[key] for key in tracker.updates if key not in tracker.programmed
+        )
+
+    def leaving_members(self, name: IpsetName) -> tuple[KernelMember, ...]:
+        """The programmed members of a set that it should no longer have."""
+        tracker = self._states[name].tracker
+        return tuple(tracker.programmed[key] for key in tracker.deletes)
+
+    def overwrite(self, name: IpsetName, members: Iterable[KernelMember]) -> int:
+        """Write these members as they are given, though others may be desired; how many.
+
+        What is desired stays so, and the next apply for the set writes it.
+        """
+        state = self._states[name]
+        edit = Edit(state.ipset, MemberCommand.ADD, list(members))
+        if not edit.members:
+            return 0
+        with self._distrusting_errors():
+            _raise_first(self._socket.edit([edit]))
+        for member in edit.members:
+            state.tracker.note_programmed(member.text, member)
+        self._dirty.add(name)
+        return len(edit.members)
+
     def differ(self, names: Iterable[IpsetName]) -> bool:
         """Whether a member of any of these sets is to be added or deleted, as far as is known."""
         return any(

@@ -5,19 +5,20 @@ order; which members they add and remove is the ipset driver's difference.  At e
 flow gets its old verdict, its new one, or is denied; never an allow that neither state gives.
 Why the order achieves that, with *O* the sets whose members open, *C* those whose members close:
 
-=  ====================================  =========================================================
-1  create new sets and fill them         nobody asks them yet
-2  C: add; endpoints that go; endpoints  only closes
-   that move: hold
-3  O of affected groups and of egress:   only closes; from here egress lets through at most what
-   remove                                both states would
-4  write tables, one transaction each    affected groups go from at most old to at most new
-5  move endpoints between groups         an entry is replaced whole
-6  other O of ingress: add, then remove  what passes, passes in the old or in the new ingress
-7  O of step 3: add                      ingress is new; at most new
-8  C: remove                             opens only what is new
-9  destroy sets                          nobody asks them any more
-=  ====================================  =========================================================
+== =====================================  ========================================================
+1  create new sets and fill them          nobody asks them yet
+2  C: add; endpoints that come or go:     only closes
+   shut; that move: hold
+3  O of affected groups and of egress:    only closes; from here egress lets through at most what
+   remove                                 both states would
+4  write tables, one transaction each     affected groups go from at most old to at most new
+5  move endpoints into their groups       an entry is replaced whole
+6  other O of ingress: add, then remove   what passes, passes in the old or in the new ingress
+7  O of step 3: add                       ingress is new; at most new
+8  C: remove                              opens only what is new
+9  forget endpoints that went             nobody is let in or out there any more
+10 destroy sets                           nobody asks them any more
+== =====================================  ========================================================
 
 A group is *affected* when its chains change in this batch or an endpoint joins or leaves it.
 Where none is, an ingress peer that goes from one allowed set to another is never denied between.
@@ -30,6 +31,10 @@ Endpoints that move are *held* where the batch changes verdicts at more than one
 rewrites the chains of a group that has endpoints, moves endpoints' egress, moves their ingress.
 An old egress could then meet a new ingress that no state has.  A held endpoint is in a group that
 denies every new flow, from step 2 until it is in its new one.
+
+While an address is known here, nobody may come from elsewhere with it.  So endpoints that come or
+go are *shut*, known and in that group: those that go until no ingress rule means them any more,
+those that come before any means them.
 """
 
 from collections.abc import Iterable
@@ -73,6 +78,8 @@ class Do(Enum):
     ADD = auto()
     """Add the missing members, and replace the marks that differ."""
     REMOVE = auto()
+    SHUT = auto()
+    """Give endpoints that come or go the mark that denies."""
     HOLD = auto()
     """Give endpoints the mark that denies: those whose mark is about to be replaced, and those
     that ask a changed set of role PASSES."""
@@ -109,13 +116,15 @@ def steps(
     loose = tuple(s.name for s in sets if s.role is Role.OPENS_INGRESS and not s.is_affected)
     closes, neutral = _names(sets, Role.CLOSES), _names(sets, Role.NEUTRAL)
     passes, new = _names(sets, Role.PASSES), _names(sets, Role.NEW)
-    maps = _names(sets, Role.EGRESS_MAP) + _names(sets, Role.INGRESS_MAP)
+    egress, ingress = _names(sets, Role.EGRESS_MAP), _names(sets, Role.INGRESS_MAP)
+    maps = egress + ingress
     before = (
         Step(Do.CREATE),
         Step(Do.ADD, new),
         Step(Do.REMOVE, new),
         Step(Do.ADD, closes),
-        Step(Do.REMOVE, maps),
+        Step(Do.REMOVE, egress),
+        Step(Do.SHUT, ingress),
         Step(Do.HOLD, maps if passes or sum(switches) > 1 else ()),
         Step(Do.REMOVE, tight),
         Step(Do.ADD, passes),
@@ -129,6 +138,7 @@ def steps(
         Step(Do.REMOVE, closes),
         Step(Do.ADD, neutral),
         Step(Do.REMOVE, neutral),
+        Step(Do.REMOVE, ingress),
         Step(Do.DESTROY),
     )
     write = (Step(Do.WRITE_TABLES),) if writes_tables else ()

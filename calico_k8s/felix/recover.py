@@ -31,6 +31,8 @@ class Recovered(NamedTuple):
     numbers: Mapping[Direction, Mapping[ChainName, int]]
     groups: Mapping[ChainName, RenderedGroup]
     """By first chain, without the sets of nets that they ask: those are found by name."""
+    has_chains: bool = False
+    """Whether there is any chain of ours, so that packets may ask the sets."""
     has_other_marks: bool = False
     """The trees read marks of another mask: no number means the same as now."""
 
@@ -61,6 +63,7 @@ def recover(saved: str, layout: MarkLayout) -> Recovered:
     return Recovered(
         numbers,
         {group.entry: group for group in groups},
+        _RULE.search(saved) is not None,
         any(int(field, 16) != layout.field for field in _ROOT.findall(saved)),
     )
 

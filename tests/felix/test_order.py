@@ -121,12 +121,13 @@ def change(now: State, new: State, do: Do, name: str) -> Iterator[None]:
         return
     have, want = (getattr(state, name.removesuffix("-map")) for state in (now, new))
     for endpoint in sorted(PEERS):
+        is_coming_or_going = (endpoint in have) != (endpoint in want)
         is_moving = endpoint in want and have.get(endpoint) not in (None, want[endpoint])
         if do is Do.ADD and endpoint in want:
             have[endpoint] = want[endpoint]
         elif do is Do.REMOVE and endpoint not in want:
             have.pop(endpoint, None)
-        elif do is Do.HOLD and is_moving:
+        elif (do is Do.HOLD and is_moving) or (do is Do.SHUT and is_coming_or_going):
             have[endpoint] = "hold"
         yield
 

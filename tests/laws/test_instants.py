@@ -1,0 +1,536 @@
+"""At every instant of every batch a new flow gets its old verdict, its new one, or a denial.
+
+Random states follow one another on one node: what the datastore says, and behind which interface
+each pod is.  The agent's own calc, plans, order and ipset driver write a simulated kernel, one
+member or one table at a time; after each, packets go through the chains as they then stand.  Some
+batches are refused half way, some agents are killed there and started anew: the verdicts of every
+state since the last that was reached may be met then, and no other.
+
+In the end the kernel says what a fresh start's would, and nothing is left over.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calico_k8s.calc.graph import Graph
+from calico_k8s.errors import KernelError
+from calico_k8s.felix.enforce import Enforcer
+from calico_k8s.felix.groupbook import RETIRE_S
+from calico_k8s.model import keys
+from calico_k8s.model.addresses import Address, address_version
+from calico_k8s.model.codec import encode
+from calico_k8s.model.keys import Key, key_path
+from calico_k8s.model.names import EndpointId, NamespaceName, PolicyId
+from calico_k8s.model.resources import (
+    Action,
+    Direction,
+    EntityMatch,
+    Node,
+    Origin,
+    Policy,
+    Rule,
+    Rules,
+    Tags,
+    Tier,
+    Value,
+    WorkloadEndpoint,
+)
+from calico_k8s.policy.match import Flow
+from calico_k8s.policy.snapshot import Snapshot
+from calico_k8s.policy.verdict import POD_TO_HOST_ACTION, decide
+from calico_k8s.render.endpoints import Attachment
+from calico_k8s.render.settings import RenderConfig
+from calico_k8s.render.tables import WORKLOAD_LINK_GROUP, IpsetName
+from tests.fakes.kernel import FakeKernel
+from tests.model_strategies import (
+    NODE_ADDRESSES,
+    NODES,
+    OUTSIDE,
+    PACKETS,
+    POD_ADDRESSES,
+    PROFILES,
+    SELECTORS,
+    TAGS,
+    TIERS,
+    edits,
+    states,
+)
+from tests.render.kernels import UPLINK
+from tests.simulate import Kernel, Packet, SimulatedIpset
+
+NODE = NODES[0]
+OWN = frozenset(NODE_ADDRESSES[NODE])
+LINKS = ("cali0", "cali1", "cali2")
+MASK = RenderConfig().mark_mask
+SMALL_MASK = 0b1111
+FITTING = 4
+"""A mask of eight numbers, and how many of them are groups'."""
+
+Case = tuple[list["World"], tuple[Flow, ...]]
+Places = Mapping[EndpointId, str]
+Items = Mapping[Key, Value]
+
+
+class World:
+    """What the datastore says, and behind which interface each local pod is."""
+
+    def __init__(self, items: Items, places: Places) -> None:
+        self.items, self.places = items, places
+
+    def __repr__(self) -> str:
+        places = {f"{e.namespace}.{e.name}": link for e, link in self.places.items()}
+        lines = (f"  {key_path(key)} {encode(value).decode()}" for key, value in self.items.items())
+        return "\n".join((f"World {places}", *lines, ""))
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot.from_items(self.items)
+
+
+LOCAL = tuple(
+    EndpointId(NODE, NamespaceName(namespace), name)
+    for namespace, name in (("na", "p"), ("na", "q"), ("nb", "p"), ("nb", "q"))
+)
+moves = st.tuples(st.sampled_from(LOCAL), st.sampled_from(("", *LINKS)))
+"""A pod's interface comes, goes, or is another one."""
+
+
+@st.composite
+def any_histories(draw: st.DrawFn) -> list[World]:
+    """A state, and up to three that follow, each some edits later."""
+    places = moved(dict(zip(LOCAL, LINKS, strict=False)), draw(st.lists(moves, max_size=2)))
+    items = dict(draw(states))
+    return following(draw, World(items, places), edits)
+
+
+def following(
+    draw: st.DrawFn, first: World, some_edits: st.SearchStrategy[tuple[Key, Value | None]]
+) -> list[World]:
+    """The world and up to three after it."""
+    items, places, history = dict(first.items), first.places, [first]
+    batches = st.lists(st.lists(some_edits, min_size=1, max_size=4), min_size=1, max_size=3)
+    for changes in draw(batches):
+        for key, value in changes:
+            items.pop(key, None)
+            items |= {} if value is None else {key: value}
+        places = moved(places, draw(st.lists(moves, max_size=1)))
+        history.append(World(dict(items), places))
+    return history
+
+
+# Pods with one address each, in profiles of rules that ask nothing but who the peer is: so that
+# most of what changes is a set, a group, or who is in which.
+PEERS = POD_ADDRESSES[:4]
+CROSSING = tuple(
+    Flow(src, dst, 6, 40000, 80) for src, dst in product((*PEERS, OUTSIDE[0]), PEERS) if src != dst
+)
+_who = st.sampled_from(
+    (
+        EntityMatch(),
+        *(EntityMatch(tag=tag) for tag in TAGS),
+        *(EntityMatch(not_tag=tag) for tag in TAGS),
+    )
+)
+
+
+def _asking(direction: Direction, *actions: Action) -> st.SearchStrategy[tuple[Rule, ...]]:
+    end = "src" if direction is Direction.INGRESS else "dst"
+    made = st.builds(
+        lambda action, who: Rule(action, Origin("Pod"), **{end: who}),
+        st.sampled_from(actions),
+        _who,
+    )
+    return st.lists(made, max_size=3).map(tuple)
+
+
+_DECIDE = (Action.ALLOW, Action.ALLOW, Action.DENY)
+_pods = st.tuples(
+    st.sampled_from((*LOCAL[:3], EndpointId(NODES[1], NamespaceName("na"), "p"))),
+    st.sampled_from((*PEERS, None)),
+    st.sampled_from(PROFILES[:2]),
+    st.sampled_from((PROFILES[2:], PROFILES[2:3], PROFILES[3:], ())),
+).map(
+    lambda drawn: (
+        keys.EndpointKey(drawn[0]),
+        WorkloadEndpoint(
+            drawn[0], (drawn[1],) if drawn[1] else (), profiles=(drawn[2], *drawn[3]), created=0.0
+        ),
+    )
+)
+_ruled = st.tuples(
+    st.sampled_from(PROFILES[:2]).map(keys.ProfileRulesKey),
+    st.builds(Rules, _asking(Direction.INGRESS, *_DECIDE), _asking(Direction.EGRESS, *_DECIDE)),
+)
+_tagged = st.tuples(
+    st.sampled_from(PROFILES[2:]).map(keys.ProfileTagsKey),
+    st.sampled_from(((), TAGS[:1], TAGS[1:], TAGS)).map(Tags),
+)
+_TIERED = keys.PolicyKey(TIERS[0], PolicyId("NetworkPolicy", "", "web"))
+_passing = st.builds(
+    Policy,
+    id=st.just(_TIERED.policy),
+    tier=st.just(TIERS[0]),
+    selector=st.just(SELECTORS[0]),
+    types=st.sampled_from(((Direction.INGRESS,), (Direction.EGRESS,), tuple(Direction))),
+    ingress=_asking(Direction.INGRESS, *_DECIDE, Action.PASS, Action.PASS),
+    egress=_asking(Direction.EGRESS, *_DECIDE, Action.PASS, Action.PASS),
+)
+_policies = st.tuples(st.just(_TIERED), st.none() | _passing)
+_peer_edits: st.SearchStrategy[tuple[Key, Value | None]] = st.one_of(
+    _pods, _pods, _ruled, _tagged, _tagged, _policies
+)
+
+
+@st.composite
+def peer_histories(draw: st.DrawFn) -> list[World]:
+    """Worlds in which little but sets, groups and who is in which changes."""
+    items: dict[Key, Value] = {
+        keys.NodeKey(NODE): Node(NODE, tuple(OWN)),
+        keys.TierKey(TIERS[0]): Tier(
+            TIERS[0], 1.0, draw(st.sampled_from((Action.PASS, Action.DENY)))
+        ),
+    }
+    some: tuple[st.SearchStrategy[tuple[Key, Value | None]], ...] = (
+        *(_pods, _pods, _pods, _pods),
+        *(_ruled, _ruled, _tagged, _tagged, _policies),
+    )
+    for key, value in map(draw, some):
+        items |= {} if value is None else {key: value}
+    first = World(items, moved({}, zip(LOCAL, LINKS, strict=False)))
+    return following(draw, first, _peer_edits)
+
+
+samples = st.integers(0, 28).map(lambda start: PACKETS[start::29])
+cases: st.SearchStrategy[Case] = st.one_of(
+    st.tuples(any_histories(), samples), st.tuples(peer_histories(), st.just(CROSSING))
+)
+"""A history, and the flows to try at every instant of it."""
+
+
+def moved(places: Places, to: Iterable[tuple[EndpointId, str]]) -> Places:
+    """The pods after some moves; an interface has one pod, the one that came last."""
+    after = dict(places)
+    for pod, link in to:
+        after = {other: place for other, place in after.items() if place != link} | {pod: link}
+    return after
+
+
+def link_of(world: World, snapshot: Snapshot, address: Address) -> str | None:
+    """The interface of the local pod that owns an address; None where no local pod does."""
+    owner = snapshot.owner_by_address.get(address)
+    return None if owner is None or owner.id.node != NODE else world.places.get(owner.id, "")
+
+
+class Definition:
+    """What one world says of a packet on its way through this node."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._snapshot = world.snapshot()
+
+    def _local(self, address: Address) -> WorkloadEndpoint | None:
+        owner = self._snapshot.owner_by_address.get(address)
+        return owner if owner is not None and owner.id.node == NODE else None
+
+    def allows(self, packet: Packet) -> bool:
+        flow = Flow(
+            packet.src, packet.dst, packet.protocol, packet.sport, packet.dport, packet.icmp
+        )
+        src, dst = self._local(packet.src), self._local(packet.dst)
+        comes_from = "" if src is None else self._world.places.get(src.id, "")
+        if src is None and packet.in_interface in LINKS:
+            return False
+        if src is not None and packet.in_interface != comes_from:
+            return False
+        if src is not None and dst is not None and src.id == dst.id:
+            return True
+        if src is not None and not self._passes(src, Direction.EGRESS, flow):
+            return False
+        if packet.dst in OWN:
+            action = self._snapshot.setting(NODE, POD_TO_HOST_ACTION, "accept")
+            return src is None or action != "drop"
+        if dst is None:
+            return packet.out_interface not in LINKS
+        return self._passes(dst, Direction.INGRESS, flow)
+
+    def _passes(self, endpoint: WorkloadEndpoint, direction: Direction, flow: Flow) -> bool:
+        return decide(self._snapshot, endpoint, direction, flow).action is Action.ALLOW
+
+
+class Asked(Mapping[IpsetName, SimulatedIpset]):
+    """The sets of a kernel, and which of them a walk has asked."""
+
+    def __init__(self, ipsets: Mapping[IpsetName, SimulatedIpset]) -> None:
+        self._ipsets = ipsets
+        self.names: set[IpsetName] = set()
+
+    def __getitem__(self, name: IpsetName) -> SimulatedIpset:
+        self.names.add(name)
+        return self._ipsets[name]
+
+    def __iter__(self) -> Iterator[IpsetName]:
+        return iter(self._ipsets)
+
+    def __len__(self) -> int:
+        return len(self._ipsets)
+
+
+def walk(kernel: FakeKernel, packet: Packet) -> tuple[bool, set[IpsetName]]:
+    """What the simulated chains say of a packet as they stand, and the sets that they asked."""
+    asked = Asked(kernel.ipsets)
+    simulated = Kernel(
+        tables=tuple(t for (version, _), t in kernel.tables.items() if version == packet.version),
+        ipsets=asked,
+        link_groups=dict.fromkeys(LINKS, WORKLOAD_LINK_GROUP),
+        own_addresses=OWN,
+    )
+    way = simulated.to_host if packet.dst in OWN else simulated.forward
+    return way(packet).is_accepted, asked.names
+
+
+def packets(flows: Iterable[Flow], worlds: Iterable[World]) -> list[Packet]:
+    """Each flow from wherever one of the worlds has its source, to wherever one has its end."""
+    made: list[Packet] = []
+    looked = [(world, world.snapshot()) for world in worlds]
+    for flow in flows:
+        if flow.src in OWN or (flow.protocol == 58) == (address_version(flow.src) == 4):
+            continue
+        ends = [
+            {link_of(world, snapshot, address) or UPLINK for world, snapshot in looked}
+            for address in (flow.src, flow.dst)
+        ]
+        for came, goes in product(*map(sorted, ends)):
+            if (came, goes) != (UPLINK, UPLINK):
+                made.append(
+                    Packet(
+                        flow.src,
+                        flow.dst,
+                        flow.protocol,
+                        flow.src_port,
+                        flow.dst_port,
+                        flow.icmp,
+                        in_interface=came,
+                        out_interface=goes,
+                    )
+                )
+    return made
+
+
+@dataclass
+class Agent:
+    """The agent's enforcing part, over a kernel that is watched."""
+
+    kernel: FakeKernel = field(default_factory=FakeKernel)
+    config: RenderConfig = field(default_factory=RenderConfig)
+    graph: Graph = field(default_factory=lambda: Graph(NODE))
+    enforcer: Enforcer = field(init=False)
+    world: World = field(default_factory=lambda: World({}, {}))
+    fed: dict[Key, Value] = field(default_factory=dict)
+    now_s: float = 1000.0
+
+    def __post_init__(self) -> None:
+        self.enforcer = self.kernel.enforcer(self.graph, self.config)
+
+    def restart(self) -> None:
+        """Another process, on the same kernel."""
+        self.graph, self.fed = Graph(NODE), {}
+        self.enforcer = self.kernel.enforcer(self.graph, self.config)
+
+    def feed(self, items: Items) -> None:
+        """The differences to what the graph was told."""
+        for key in self.fed.keys() - items.keys():
+            self.graph.update(key, None)
+        for key, value in items.items():
+            if self.fed.get(key) != value:
+                self.graph.update(key, value)
+        self.fed = dict(items)
+
+    def go(self, world: World) -> int:
+        """Bring the kernel to a world; how many changes that took."""
+        before = self.kernel.changes
+        self.world = world
+        self.feed(world.items)
+        settings_changed = self.enforcer.flush()
+        action = self.graph.settings.get(POD_TO_HOST_ACTION, "accept")
+        config = RenderConfig(
+            mark_mask=self.config.mark_mask,
+            pod_to_host_action=action,  # type: ignore[arg-type]  # of three
+        )
+        if not self.enforcer.has_begun:
+            self.enforcer.begin(config, self.now_s)
+        elif settings_changed:
+            self.enforcer.configure(config)
+        self.enforcer.carry_out(self.attachments(), self.now_s)
+        return self.kernel.changes - before
+
+    def attachments(self) -> dict[Address, Attachment]:
+        return {
+            address: Attachment(self.world.places[endpoint.id])
+            for endpoint in self.graph.endpoints.values()
+            if endpoint.id in self.world.places
+            for address in endpoint.addresses
+        }
+
+    def rest(self) -> None:
+        """Until everything retired is collected."""
+        for _ in range(2):
+            self.now_s += RETIRE_S + 1
+            self.enforcer.collect(self.now_s)
+
+
+class Watch:
+    """Looks at every instant of a kernel, and holds it to the worlds that may be met."""
+
+    def __init__(self, node: Agent, flows: Iterable[Flow]) -> None:
+        self._kernel = node.kernel
+        self._flows = tuple(flows)
+        self._asked_by_denied: dict[Packet, set[IpsetName]] = {}
+
+    def between(self, *worlds: World) -> None:
+        """From now on the verdicts of these may be met, and denials."""
+        definitions = [Definition(world) for world in worlds]
+        denied = [
+            packet
+            for packet in packets(self._flows, worlds)
+            if not any(definition.allows(packet) for definition in definitions)
+        ]
+        self._asked_by_denied = {packet: set() for packet in denied}
+        self._kernel.on_change = self._look
+        self._look(None)
+
+    def _look(self, changed: IpsetName | None) -> None:
+        for packet, asked in self._asked_by_denied.items():
+            # A first install starts open.
+            is_ours = (packet.version, "mangle") in self._kernel.tables
+            if is_ours and (changed is None or changed in asked):
+                is_accepted, self._asked_by_denied[packet] = walk(self._kernel, packet)
+                assert not is_accepted, packet
+
+    def settled(self, world: World) -> None:
+        """Everything is as the world says, allowed and denied."""
+        definition = Definition(world)
+        for packet in packets(self._flows, (world,)):
+            assert walk(self._kernel, packet)[0] == definition.allows(packet), packet
+
+
+@given(cases)
+def test_every_instant_gives_the_old_verdict_the_new_one_or_a_denial(
+    case: Case,
+) -> None:
+    (history, flows), node = case, Agent()
+    watch = Watch(node, flows)
+    for old, new in zip([node.world, *history], history, strict=False):
+        watch.between(old, new)
+        node.now_s += 3.0
+        node.go(new)
+        watch.settled(new)
+
+
+@given(cases, st.lists(st.integers(0, 40), min_size=1, max_size=4))
+def test_a_batch_that_is_refused_half_way_is_mended_without_a_wrong_instant(
+    case: Case, faults: list[int]
+) -> None:
+    (history, flows), node = case, Agent()
+    watch = Watch(node, flows)
+    met = [node.world]
+    left = iter(faults)
+    for new in history:
+        met.append(new)
+        watch.between(*met)
+        node.kernel.fail_at = node.kernel.changes + next(left, 10_000)
+        node.now_s += 3.0
+        if reaches(node, new):
+            watch.settled(new)
+            met = [new]
+    node.kernel.fail_at = None
+    node.go(node.world)
+    watch.settled(node.world)
+
+
+def reaches(node: Agent, world: World) -> bool:
+    """Whether the kernel was brought to the world; else it refused on the way."""
+    try:
+        node.go(world)
+    except KernelError:
+        return False
+    return True
+
+
+@given(cases, st.lists(st.integers(0, 40), max_size=4))
+def test_an_agent_that_is_killed_half_way_is_followed_by_one_that_makes_no_wrong_instant(
+    case: Case, kills: list[int]
+) -> None:
+    (history, flows), node = case, Agent()
+    watch = Watch(node, flows)
+    met = [node.world]
+    left = iter(kills)
+    for new in history:
+        met.append(new)
+        watch.between(*met)
+        node.kernel.fail_at = node.kernel.changes + next(left, 10_000)
+        node.now_s += 3.0
+        if reaches(node, new):
+            watch.settled(new)
+            met = [new]
+        node.kernel.fail_at = None
+        node.restart()
+    node.go(node.world)
+    watch.settled(node.world)
+
+
+@given(st.one_of(any_histories(), peer_histories()))
+def test_a_restart_with_nothing_to_change_changes_nothing(history: list[World]) -> None:
+    node = Agent()
+    for world in history:
+        node.now_s += 3.0
+        node.go(world)
+        node.rest()
+        node.restart()
+        assert node.go(world) == 0
+
+
+@given(st.one_of(any_histories(), peer_histories()))
+def test_in_the_end_nothing_is_left_over(history: list[World]) -> None:
+    node, fresh = Agent(), Agent()
+    for world in history:
+        node.now_s += 3.0
+        node.go(world)
+    node.rest()
+    fresh.go(history[-1])
+    assert held(node.kernel) == held(fresh.kernel)
+    assert chains(node.kernel) == chains(fresh.kernel)
+
+
+def held(kernel: FakeKernel) -> dict[str, set[str]]:
+    """The sets and their members, whatever number each group has."""
+    return {name: set(ipset.members) for name, ipset in kernel.ipsets.items()}
+
+
+def chains(kernel: FakeKernel) -> dict[str, set[str]]:
+    """The chains that are not of the trees, whose shape depends on the numbers."""
+    return {
+        f"{version} {table}": {name for name in held.chains if not name.startswith("cali-t")}
+        for (version, table), held in kernel.tables.items()
+    }
+
+
+@given(cases)
+def test_where_the_mask_has_no_room_some_are_closed_and_told_and_the_others_as_they_should_be(
+    case: Case,
+) -> None:
+    (history, flows), node = case, Agent(config=RenderConfig(mark_mask=SMALL_MASK))
+    watch = Watch(node, flows)
+    for old, new in zip([node.world, *history], history, strict=False):
+        watch.between(old, new)
+        node.now_s += 3.0
+        node.go(new)
+        if not node.enforcer.problems:
+            watch.settled(new)
+    for _ in range(8):  # retired groups go, their numbers rest, groups without one get them
+        node.rest()
+    if node.enforcer.group_count <= FITTING:
+        assert not node.enforcer.problems
+        watch.settled(node.world)
