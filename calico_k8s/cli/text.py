@@ -119,8 +119,8 @@ def _lint_live(kube: KubeOptions, settings: TranslateSettings) -> tuple[tuple[Pr
 @click.command("fmt")
 @click.argument("words", metavar="TEXT...|SOURCE...", nargs=-1, required=True)
 @settings_options
-@click.option("--write", "writes", is_flag=True, help="Change the files where they are.")
-@click.option("--check", "checks", is_flag=True, help="Exit 1 if anything would change.")
+@option("--write", "writes", is_flag=True, help="Change the files where they are.")
+@option("--check", "checks", is_flag=True, help="Exit 1 if anything would change.")
 @_no_datastore
 @click.pass_context
 def fmt_command(
