@@ -142,7 +142,7 @@ ONCE_TIMEOUT_S = 60.0
     help="How long to wait for the iptables lock.",
 )
 def clean_command(lock_timeout_s: float) -> None:
-    r"""Remove every chain, rule and set of ours from this node's kernel.
+    r"""Remove every chain, rule, set and mark of ours from this node's kernel.
 
     \b
     Example:
@@ -151,7 +151,8 @@ def clean_command(lock_timeout_s: float) -> None:
     require_root()
     from calico_k8s.felix.kernel import clean_kernel
 
-    problems = clean_kernel(lock_timeout_s)
+    config = resolve((from_environment(os.environ),)).config
+    problems = clean_kernel(lock_timeout_s, config.mark_mask)
     for problem in problems:
         click.echo(problem, err=True)
     click.echo("nothing of ours is left" if not problems else f"{len(problems)} things are left")

@@ -6,10 +6,12 @@ business.
 """
 
 import threading
+from contextlib import closing
 from pathlib import Path
 
 from calico_k8s.felix.apply import Applier
 from calico_k8s.felix.bridge import BridgeDriver, clean_bridges
+from calico_k8s.felix.conntrack import FlowCutter
 from calico_k8s.felix.desired import Left, Order, Plan
 from calico_k8s.felix.interfaces import InterfaceWatcher
 from calico_k8s.felix.ipsets import IpsetDriver, clean_ipsets
@@ -21,8 +23,8 @@ from calico_k8s.felix.order import ChangedSet, Role
 from calico_k8s.felix.recover import recover
 from calico_k8s.felix.saved import SavedState
 from calico_k8s.model.addresses import Version
-from calico_k8s.render.marks import MarkLayout
-from calico_k8s.render.tables import TableName
+from calico_k8s.render.marks import MarkLayout, mark_layout
+from calico_k8s.render.tables import WORKLOAD_LINK_GROUP, TableName
 
 IPV6_PROC = Path("/proc/net/if_inet6")
 
@@ -90,8 +92,11 @@ def node_versions() -> tuple[Version, ...]:
     return (4, 6) if IPV6_PROC.exists() else (4,)
 
 
-def clean_kernel(lock_timeout_s: float) -> tuple[str, ...]:
+def clean_kernel(lock_timeout_s: float, mark_mask: int) -> tuple[str, ...]:
     """Remove every trace of ours from the namespace; what could not be removed, and why.
+
+    Flows that were cut pass again: nothing asks for their mark any more, and a later agent with
+    another mask would take the bit for something else.
 
     Raises:
         KernelError: a tool is missing or refuses altogether.
@@ -100,4 +105,8 @@ def clean_kernel(lock_timeout_s: float) -> tuple[str, ...]:
     clean_bridges()
     left = clean_ipsets()
     problems += [f"ipset {name} stays: something still refers to it" for name in sorted(left)]
+    with closing(InterfaceWatcher()) as watcher:
+        watcher.mark_workloads(watcher.read(), (), WORKLOAD_LINK_GROUP)
+    with closing(FlowCutter(mark_layout(mark_mask).cut)) as cutter:
+        cutter.restore_all()
     return tuple(problems)
