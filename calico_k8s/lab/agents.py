@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,6 +28,22 @@ STOP_TIMEOUT_S = 5.0
 POLL_S = 0.003
 LOG_LINES_SHOWN = 8
 _ROOT = Path(calico_k8s.__file__).parents[1]
+
+
+class Goal(NamedTuple):
+    """What agents are to reach: a revision, and how many endpoints each node is to enforce."""
+
+    revision: Revision
+    endpoints: Mapping[NodeName, int]
+
+    def is_reached(self, node: NodeName, told: StoredStatus | None) -> bool:
+        """Whether a node has, by what its agent told last."""
+        return (
+            told is not None
+            and told.state == "in-sync"
+            and told.revision >= self.revision
+            and told.enforced >= self.endpoints.get(node, 0)
+        )
 
 
 class Agents:
@@ -58,8 +75,10 @@ class Agents:
         """What the node's agent would start from after a reboot."""
         return self._directory / f"{node}.state"
 
-    def start(self, node: NodeName) -> None:
+    def start(self, node: NodeName, *more: str) -> None:
         """Starts a node's agent; it may take a second until it enforces anything.
+
+        Of arguments that are given twice, those of ``more`` hold.
 
         Raises:
             InputError: there is no such node, or its agent runs.
@@ -68,7 +87,7 @@ class Agents:
         if node in self._processes:
             raise InputError(f"the agent of node {node} runs already")
         command = [sys.executable, "-m", "calico_k8s", "felix", "--node", node]
-        command += ["--state-file", str(self.state_path(node)), *self._arguments]
+        command += ["--state-file", str(self.state_path(node)), *self._arguments, *more]
         environment = os.environ | {
             "XTABLES_LOCKFILE": str(site.xtables_lockfile),
             # The very code that runs here, whatever directory it was started in.
@@ -109,22 +128,24 @@ class Agents:
             _reap(process)
         self._processes.clear()
 
-    def wait_for(self, store: Store, revision: Revision, timeout_s: float) -> None:
-        """Returns when every agent that runs has told that its node is at the revision.
+    def wait_for(self, store: Store, goal: "Goal", timeout_s: float) -> None:
+        """Returns when every agent that runs has told that its node has reached the goal.
 
         Raises:
             KernelError: one ended, or has not told it in time; with the end of its log.
         """
         deadline_s = time.monotonic() + timeout_s
         waiting: Collection[NodeName] = self.running
-        while waiting := self._behind(store, waiting, revision):
+        while waiting := self._behind(store, waiting, goal):
             for node in waiting:
                 if self._processes[node].poll() is not None:
                     raise KernelError(self._failure(node, "ended"))
             if time.monotonic() > deadline_s:
                 node = min(waiting)
                 raise KernelError(
-                    self._failure(node, f"does not enforce revision {revision} in {timeout_s} s")
+                    self._failure(
+                        node, f"does not enforce revision {goal.revision} in {timeout_s} s"
+                    )
                 )
             time.sleep(POLL_S)
 
@@ -140,10 +161,8 @@ class Agents:
         process = self._processes.get(node)
         return told if process is not None and told.pid == process.pid else None
 
-    def _behind(
-        self, store: Store, nodes: Collection[NodeName], revision: Revision
-    ) -> list[NodeName]:
-        return [node for node in nodes if not _is_at(self.status(store, node), revision)]
+    def _behind(self, store: Store, nodes: Collection[NodeName], goal: "Goal") -> list[NodeName]:
+        return [node for node in nodes if not goal.is_reached(node, self.status(store, node))]
 
     def _end(self, node: NodeName, number: signal.Signals) -> None:
         self._site(node)
@@ -164,15 +183,6 @@ class Agents:
         lines = self.log_path(node).read_text(encoding="utf-8", errors="replace").splitlines()
         told = "\n  ".join(lines[-LOG_LINES_SHOWN:])
         return f"the agent of node {node} {what}; its log ends with\n  {told}"
-
-
-def _is_at(status: StoredStatus | None, revision: Revision) -> bool:
-    return (
-        status is not None
-        and status.state == "in-sync"
-        and status.revision >= revision
-        and status.enforced == status.endpoints
-    )
 
 
 def _reap(process: subprocess.Popen[bytes]) -> None:

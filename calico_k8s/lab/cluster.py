@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -37,6 +37,7 @@ from calico_k8s.lab.plan import (
 from calico_k8s.lab.topology import Attachment, NodeSlot
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.names import NodeName
+from calico_k8s.netlink.routing import RoutingSocket
 from calico_k8s.netlink.socket import NETLINK_ROUTE, NetlinkSocket, netlink_error
 from calico_k8s.netlink.wire import Request
 
@@ -45,6 +46,8 @@ RUN_DIRECTORY = Path("/run/calico-k8s/lab")
 
 LINKS_TIMEOUT_S = 5.0
 LINKS_POLL_S = 0.002
+ANSWER_S = 0.02
+"""Who has not answered for so long is asked again."""
 _SIOCETHTOOL, _ETHTOOL_GLINK = 0x8946, 0xA  # linux/sockios.h, linux/ethtool.h
 
 _RUN_NUMBERS = itertools.count()
@@ -88,6 +91,7 @@ class Cluster:
         self._attachments = {node.name: Attachment(node, network, taken) for node in plan.nodes}
         self._slots = {node.name: NodeSlot(node, number) for number, node in enumerate(plan.nodes)}
         self._next_index = itertools.count(topology.FIRST_POD_INDEX)
+        self._is_routed = network is PodNetwork.PTP
         self._has_ipv6 = any(6 in versions(node.addresses) for node in plan.nodes)
         self._rooms = rooms
         self._fabric, self.control = rooms.make(["fabric", "ctl"])
@@ -125,6 +129,15 @@ class Cluster:
                 self._connect(site)
             for name in {site.pod.node for site in sites}:
                 _settle_links(self.nodes[name].namespace)
+                _await_answers(
+                    self.nodes[name].namespace,
+                    [
+                        (address, site.host_index if self._is_routed else topology.BRIDGE_INDEX)
+                        for site in sites
+                        for address in site.pod.addresses
+                        if site.pod.node == name
+                    ],
+                )
         except KernelError:
             for site in sites:
                 del self.pods[site.pod.id]
@@ -287,14 +300,41 @@ def _settle_links(namespace: Namespace) -> None:
         KernelError: one does not come up.
     """
     deadline = time.monotonic() + LINKS_TIMEOUT_S
-    with entered(namespace), NetlinkSocket(NETLINK_ROUTE) as netlink:
+    with (
+        entered(namespace),
+        NetlinkSocket(NETLINK_ROUTE) as netlink,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking,
+    ):
         while unready := links.unready_links(netlink.dump(links.list_links(), "link list")):
             if time.monotonic() > deadline:
                 raise KernelError(f"{', '.join(unready)} in {namespace.name} did not come up")
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-                for name in unready:
-                    _ask_link_state(asking, name)
+            for name in unready:
+                _ask_link_state(asking, name)
             time.sleep(LINKS_POLL_S)
+
+
+def _await_answers(namespace: Namespace, places: Sequence[tuple[Address, int]]) -> None:
+    """Returns when each address has answered on the interface of that index.
+
+    A link that is listed as up may still drop a packet, some one in fifteen here, and the kernel
+    would repeat a lost ARP request a second later.
+
+    Raises:
+        KernelError: one does not answer.
+    """
+    deadline = time.monotonic() + LINKS_TIMEOUT_S
+    waiting = set(places)
+    with entered(namespace), closing(RoutingSocket()) as asking:
+        while waiting:
+            if time.monotonic() > deadline:
+                silent = ", ".join(sorted(address for address, _ in waiting))
+                raise KernelError(f"{silent} did not answer in {namespace.name}")
+            asking.forget_neighbours(sorted(waiting))
+            asking.solicit(sorted(waiting))
+            again = time.monotonic() + ANSWER_S
+            while waiting and time.monotonic() < again:
+                waiting -= {(n.address, n.link) for n in asking.neighbours() if not n.is_failed}
+                time.sleep(LINKS_POLL_S if waiting else 0)
 
 
 def _ask_link_state(asking: socket.socket, name: str) -> None:

@@ -7,6 +7,7 @@ effect, agents that can be killed.  The way of a policy is the real one::
             └ plan ─► namespaces, services, probes
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from calico_k8s.controller.reconcile import Reconciler
 from calico_k8s.datastore.factory import open_store
 from calico_k8s.datastore.store import Revision, Store
 from calico_k8s.errors import InputError
-from calico_k8s.lab.agents import Agents
+from calico_k8s.lab.agents import Agents, Goal
 from calico_k8s.lab.asking import Progress, ask_matrix
 from calico_k8s.lab.cluster import Cluster, cluster_up
 from calico_k8s.lab.kubeproxy import IptablesFlavour, KubeProxy
@@ -105,6 +106,7 @@ class Lab:
         self._plan = network.plan
         self._proxy = network.proxy
         self._controller = policy.controller
+        self._goal = _goal(policy.controller.revision, network.plan)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -145,6 +147,7 @@ class Lab:
     def write(self) -> None:
         """The second half of :meth:`apply`: what the objects translate to is written."""
         self._controller.write()
+        self._goal = _goal(self._controller.revision, self._plan)
 
     def wait_in_force(self, timeout_s: float = IN_FORCE_TIMEOUT_S) -> None:
         """Returns when every agent that runs enforces what was written last.
@@ -152,7 +155,7 @@ class Lab:
         Raises:
             KernelError: one does not in time.
         """
-        self.agents.wait_for(self.store, self._controller.revision, timeout_s)
+        self.agents.wait_for(self.store, self._goal, timeout_s)
 
     def kill_agent(self, node: NodeName) -> None:
         """Ends a node's agent as a crash would."""
@@ -179,6 +182,11 @@ class Lab:
         for pod in plan.pods:
             if built.get(pod.id) != pod:
                 self.prober.add_pod(pod, self.cluster.pods[pod.id].namespace)
+
+
+def _goal(revision: Revision, plan: LabPlan) -> Goal:
+    """Every pod of a plan enforced."""
+    return Goal(revision, Counter(pod.node for pod in plan.pods))
 
 
 class _Network(NamedTuple):
