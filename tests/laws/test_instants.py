@@ -8,6 +8,7 @@ state since the last that was reached may be met then, and no other.
 
 In the end the kernel says what a fresh start's would, and nothing is left over.
 """
+# long: one law, with the simulated kernel that only it needs
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
