@@ -133,6 +133,8 @@ _who = st.sampled_from(
         EntityMatch(),
         *(EntityMatch(tag=tag) for tag in TAGS),
         *(EntityMatch(not_tag=tag) for tag in TAGS),
+        EntityMatch(tag=TAGS[0], not_tag=TAGS[1]),
+        EntityMatch(tag=TAGS[1], not_tag=TAGS[0]),
     )
 )
 
