@@ -33,6 +33,7 @@ from calico_k8s.lab.plan import PodNetwork
 from calico_k8s.lab.remote import Request, ask_lab, find_lab, find_spot
 from calico_k8s.lab.run import Lab, LabOptions, lab_up
 from calico_k8s.lab.session import Session
+from calico_k8s.lab.stores import StoreKind
 from calico_k8s.model.addresses import Version
 from calico_k8s.query.matrix import Matrix
 from calico_k8s.query.matrix_text import matrix_lines
@@ -67,6 +68,7 @@ class _Wanted(msgspec.Struct, frozen=True):
     nodes: int | None
     network: PodNetwork
     backend: IptablesFlavour
+    store: StoreKind
 
     @property
     def expand(self) -> ExpandOptions:
@@ -85,14 +87,14 @@ class _Wanted(msgspec.Struct, frozen=True):
 
     def options(self, services: tuple[Service, ...]) -> LabOptions:
         """How the lab is made."""
-        return LabOptions(self.network, self.backend, self.source.settings, services)
+        return LabOptions(self.network, self.backend, self.store, self.source.settings, services)
 
 
 def lab_options(command: Callable[..., None]) -> Callable[..., None]:
     """SOURCE and how the lab is made, as the parameter ``wanted``."""
 
     @functools.wraps(command)
-    def with_lab(  # Any: the command's other parameters
+    def with_lab(  # noqa: PLR0913 - one for each option  # Any: the command's other parameters
         *,
         paths: tuple[str, ...],
         settings: TranslateSettings,
@@ -100,13 +102,16 @@ def lab_options(command: Callable[..., None]) -> Callable[..., None]:
         nodes: int | None,
         pod_network: str,
         iptables_backend: str,
+        store: str,
         **others: Any,
     ) -> None:
         require_root()
         require_paths(paths)
         source = Source(paths, DatastoreOptions(), settings, families)
         flavour: IptablesFlavour = "legacy" if iptables_backend == "legacy" else "nft"
-        command(wanted=_Wanted(source, nodes, PodNetwork(pod_network), flavour), **others)
+        kind: StoreKind = "etcd" if store == "etcd" else "sqlite"
+        wanted = _Wanted(source, nodes, PodNetwork(pod_network), flavour, kind)
+        command(wanted=wanted, **others)
 
     nodes = option("--nodes", type=click.IntRange(1, 250), help="At least so many nodes.")
     network = option(
@@ -123,8 +128,15 @@ def lab_options(command: Callable[..., None]) -> Callable[..., None]:
         show_default=True,
         help="What the nodes' rules go to.",
     )
+    store = option(
+        "--store",
+        type=click.Choice(["sqlite", "etcd"]),
+        default="sqlite",
+        show_default=True,
+        help="The datastore: a file, or a real etcd in the control plane.",
+    )
     # Options are listed in the order in which they are added last.
-    others = settings_options(families_option(network(backend(with_lab))))
+    others = settings_options(families_option(network(backend(store(with_lab)))))
     return manifest_arguments(nodes(others))
 
 
@@ -284,7 +296,7 @@ def _welcome(lab: Lab) -> str:
     nodes = ", ".join(sorted(lab.cluster.nodes))
     return (
         f"{len(lab.cluster.pods)} pods on {nodes}, and policy in force;"
-        f" datastore {lab.datastore}, run {lab.cluster.directory.name}"
+        f" datastore {lab.store.url}, run {lab.cluster.directory.name}"
     )
 
 

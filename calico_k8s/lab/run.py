@@ -5,6 +5,8 @@ effect, agents that can be killed.  The way of a policy is the real one::
 
     objects ─ Translator ─ Reconciler ─► store ─► one Felix per node ─► the node's kernel
             └ plan ─► namespaces, services, probes
+
+The store is a file in the run's directory, or an etcd in the control plane's namespace.
 """
 
 from collections import Counter
@@ -15,7 +17,6 @@ from typing import NamedTuple
 import msgspec
 
 from calico_k8s.controller.reconcile import Reconciler
-from calico_k8s.datastore.factory import open_store
 from calico_k8s.datastore.store import Revision, Store
 from calico_k8s.errors import InputError
 from calico_k8s.lab.agents import Agents, Goal
@@ -25,6 +26,7 @@ from calico_k8s.lab.kubeproxy import IptablesFlavour, KubeProxy
 from calico_k8s.lab.plan import LabPlan, PodNetwork, check_plan
 from calico_k8s.lab.planning import lab_plan
 from calico_k8s.lab.probe import Prober
+from calico_k8s.lab.stores import LabStore, StoreKind, store_up
 from calico_k8s.lab.topology import BRIDGE_NAME
 from calico_k8s.model.names import NodeName
 from calico_k8s.policy.snapshot import Snapshot
@@ -47,6 +49,7 @@ class LabOptions(msgspec.Struct, frozen=True):
 
     network: PodNetwork = PodNetwork.PTP
     backend: IptablesFlavour = "nft"
+    store: StoreKind = "sqlite"
     settings: TranslateSettings = TranslateSettings()
     services: tuple[Service, ...] = ()
     """What pods listen on beside the ports of the objects."""
@@ -100,8 +103,6 @@ class Lab:
         self.cluster = network.cluster
         self.prober = network.prober
         self.store = policy.store
-        self.datastore = policy.url
-        """The URL of the store, for any command that takes ``--datastore``."""
         self.agents = policy.agents
         self._plan = network.plan
         self._proxy = network.proxy
@@ -155,7 +156,7 @@ class Lab:
         Raises:
             KernelError: one does not in time.
         """
-        self.agents.wait_for(self.store, self._goal, timeout_s)
+        self.agents.wait_for(self.store.store, self._goal, timeout_s)
 
     def kill_agent(self, node: NodeName) -> None:
         """Ends a node's agent as a crash would."""
@@ -201,8 +202,7 @@ class _Network(NamedTuple):
 class _Policy(NamedTuple):
     """What policy is made by."""
 
-    url: str
-    store: Store
+    store: LabStore
     controller: Controller
     agents: Agents
 
@@ -228,15 +228,12 @@ def lab_up(objects: ClusterObjects, options: LabOptions | None = None) -> Iterat
     plan = make_plan(objects, options)
     with ExitStack() as stack:
         cluster = stack.enter_context(cluster_up(plan, options.network))
-        url = f"sqlite://{cluster.directory / 'state.db'}"
-        store = open_store(url)
-        stack.callback(store.close)
-        controller = Controller(store, options.settings)
+        store = stack.enter_context(store_up(cluster, options.store))
+        controller = Controller(store.store, options.settings)
         controller.take(objects.objects())
         controller.write()
-        agents = Agents(
-            cluster.nodes, cluster.directory, [*agent_arguments(options), "--datastore", url]
-        )
+        arguments = [*agent_arguments(options), *store.agent_arguments()]
+        agents = Agents(cluster.nodes, cluster.directory, arguments)
         stack.callback(agents.close)
         for node in cluster.nodes:
             agents.start(node)
@@ -245,7 +242,7 @@ def lab_up(objects: ClusterObjects, options: LabOptions | None = None) -> Iterat
         proxy = KubeProxy(cluster.nodes, options.backend)
         proxy.apply(plan.services)
         network = _Network(plan, cluster, prober, proxy)
-        lab = Lab(objects, options, network, _Policy(url, store, controller, agents))
+        lab = Lab(objects, options, network, _Policy(store, controller, agents))
         lab.wait_in_force()
         yield lab
 

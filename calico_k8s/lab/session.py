@@ -44,7 +44,7 @@ class Session:
         with ExitStack() as stack:
             remote = RemoteControl(self._lab.cluster.directory, self._news.put)
             stack.callback(remote.close)
-            remote.describe(self._lab.cluster, self._lab.datastore)
+            remote.describe(self._lab.cluster, self._lab.store.url)
             self._follower.read()
             watch = Watch(self._paths, partial(self._news.put, _CHANGED))
             stack.callback(watch.close)
@@ -58,7 +58,7 @@ class Session:
                     continue
                 if news is None:
                     self._follow()
-                    remote.describe(self._lab.cluster, self._lab.datastore)
+                    remote.describe(self._lab.cluster, self._lab.store.url)
                 else:
                     news.answer.set_result(self._answer(news))
             return process.returncode
@@ -66,10 +66,8 @@ class Session:
     def _start(self, command: Sequence[str]) -> subprocess.Popen[bytes] | None:
         if not command:
             return None
-        environment = os.environ | {
-            "CALICO_K8S_DATASTORE": self._lab.datastore,
-            "CALICO_K8S_RUN": self._lab.cluster.directory.name,
-        }
+        run = {"CALICO_K8S_RUN": self._lab.cluster.directory.name}
+        environment = os.environ | self._lab.store.environment() | run
         try:
             return subprocess.Popen(command, env=environment)
         except OSError as error:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from calico_k8s.lab.kubeproxy import IptablesFlavour
 from calico_k8s.lab.plan import PodNetwork
 from calico_k8s.lab.run import Lab, LabOptions, lab_up
 from calico_k8s.model.resources import ICMP
@@ -17,24 +16,28 @@ from calico_k8s.query.matrix import compare, compute_matrix
 from calico_k8s.query.reach import Service
 from tests.lab.clusters import TCP_PORTS, UDP_PORT, Object, clusters, expanded
 from tests.lab.plans import TCP, UDP
+from tests.needs import require_program
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]
 
 SERVICES = (*(Service(TCP, port) for port in TCP_PORTS), Service(UDP, UDP_PORT), Service(ICMP, 0))
-KINDS: list[tuple[PodNetwork, IptablesFlavour]] = [
-    (PodNetwork.PTP, "nft"),
-    (PodNetwork.BRIDGE, "nft"),
-    (PodNetwork.PTP, "legacy"),
-    (PodNetwork.BRIDGE, "legacy"),
-]
-CASES = 25
-"""Of each kind; with ``thorough``, more: some 0.5 s each."""
+KINDS = {
+    "ptp-nft": LabOptions(PodNetwork.PTP, "nft", services=SERVICES),
+    "bridge-nft": LabOptions(PodNetwork.BRIDGE, "nft", services=SERVICES),
+    "ptp-legacy": LabOptions(PodNetwork.PTP, "legacy", services=SERVICES),
+    "bridge-legacy": LabOptions(PodNetwork.BRIDGE, "legacy", services=SERVICES),
+    "ptp-nft-etcd": LabOptions(PodNetwork.PTP, "nft", "etcd", services=SERVICES),
+}
+CASES = 20
+"""Of each kind; with ``thorough``, more: some 0.6 s each."""
 
 
-@pytest.fixture(params=KINDS, ids="-".join, scope="module")
+@pytest.fixture(params=list(KINDS.values()), ids=list(KINDS), scope="module")
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    network, backend = request.param
-    with lab_up(expanded([]), LabOptions(network, backend, services=SERVICES)) as up:
+    options: LabOptions = request.param
+    if options.store == "etcd":
+        require_program("etcd", package="etcd-server")
+    with lab_up(expanded([]), options) as up:
         yield up
 
 
