@@ -1,0 +1,506 @@
+"""How soon a stored change is a verdict on packets, and what the agent costs, each beside its floor.
+
+A real Felix process on a node of 50 pods in a cluster of 1,000, over SQLite and a real etcd, with
+both backends.  A prober sends a datagram every 0.1 ms, each with the time it was sent; when a
+change is in force is the time of the first one that passed, or the last.  Floors, with the same
+prober: a member added to an ipset by one netlink message, and the store's own watch.
+
+Needs root.  Arguments: ``--json``, ``--changes N``, then stores (sqlite, etcd) and backends
+(legacy, nft); all unless given.
+"""
+
+import argparse
+import json
+import os
+import select
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from calico_k8s.datastore.factory import open_store
+from calico_k8s.datastore.store import Put, Store, transact_in_order
+from calico_k8s.datastore.syncer import Syncer, SyncState
+from calico_k8s.datastore.updates import UpdateQueue
+from calico_k8s.errors import StoreError
+from calico_k8s.felix.status import StoredStatus, status_path
+from calico_k8s.model import codec, keys
+from calico_k8s.model.addresses import Address
+from calico_k8s.model.keys import Key
+from calico_k8s.model.names import EndpointId, NamespaceName, NodeName, ProfileId, TagName
+from calico_k8s.model.resources import (
+    Action,
+    EntityMatch,
+    Node,
+    Origin,
+    PortRange,
+    Ready,
+    Rule,
+    Rules,
+    Tags,
+    Value,
+    WorkloadEndpoint,
+)
+from calico_k8s.netlink.ipset import Edit, IpsetSocket, MemberCommand
+from calico_k8s.render.tables import IpsetName, KernelIpset, KernelMember
+from tests.etcd.servers import etcd_cluster
+from tests.namespaces import Namespace, ip, new_namespace, run
+
+NODE, ELSEWHERE = NodeName("here"), NodeName("elsewhere")
+LOCAL, REMOTE, ANNOTATIONS = 50, 950, 100
+STARTING_REMOTE = 1000
+UPLINK = Address("192.168.0.254")
+OWN = Address("192.168.0.1")
+PORT = 9000
+STEP_S = 0.0001
+SILENCE_S = 0.03
+"""So long without a datagram, and no more pass."""
+PATIENCE_S = 5.0
+STAMP = struct.Struct("=q")
+
+SENDER = f"""
+import socket, struct, sys, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind((sys.argv[1], {PORT}))
+target = (sys.argv[2], {PORT})
+while True:
+    try:
+        sock.sendto(struct.pack("=q", time.monotonic_ns()), target)
+    except OSError:
+        pass
+    time.sleep({STEP_S})
+"""
+
+
+class Figure(NamedTuple):
+    """One line of the report: milliseconds, or what ``unit`` says."""
+
+    name: str
+    median: float
+    p99: float
+    floor: str = ""
+    floor_median: float = 0.0
+    floor_p99: float = 0.0
+    unit: str = "ms"
+
+    def __str__(self) -> str:
+        line = f"{self.name:54} median {self.median:9.3f} p99 {self.p99:9.3f} {self.unit:4}"
+        if self.floor:
+            ratio = self.median / self.floor_median if self.floor_median else 0
+            line += f" {self.floor:34} {self.floor_median:8.3f} {self.floor_p99:8.3f} {ratio:7.2f}"
+        return line
+
+
+def summary(times_ms: list[float]) -> tuple[float, float]:
+    """The median and the 99th percentile."""
+    return statistics.median(times_ms), sorted(times_ms)[int(len(times_ms) * 0.99)]
+
+
+class Bed:
+    """A node: an uplink, pods behind veths, one pod that listens, and one outside that sends."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self.node = stack.enter_context(new_namespace())
+        self.outside = stack.enter_context(new_namespace())
+        self.server = stack.enter_context(new_namespace())
+        self.joiner = stack.enter_context(new_namespace())
+        with self.node:
+            self._wire()
+        with self.server:
+            self.receiver = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            self.receiver.bind((local_address(0), PORT))
+        self.receiver.setblocking(False)
+
+    def _wire(self) -> None:
+        ip(f"link add eth0 type veth peer name eth0 netns {self.outside.path}")
+        ip(f"addr add {OWN}/24 dev eth0")
+        ip("link set eth0 up")
+        with self.outside:
+            ip(f"addr add {UPLINK}/24 dev eth0")
+            ip("link set eth0 up")
+            ip(f"addr add {remote_address(0)}/32 dev lo")
+            ip(f"route add default via {OWN}")
+        ip(f"route add default via {UPLINK}")
+        for number in range(LOCAL):
+            pod = {0: self.server, 1: self.joiner}.get(number)
+            self._attach(number, pod)
+        run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0")
+
+    def _attach(self, number: int, pod: Namespace | None) -> None:
+        link, address = f"cali{number}", local_address(number)
+        inside = f"name eth0 netns {pod.path}" if pod is not None else f"name peer{number}"
+        ip(f"link add {link} type veth peer {inside}")
+        ip(f"link set {link} up")
+        ip(f"addr add 169.254.1.1/32 dev {link}")
+        if pod is not None:
+            with pod:
+                ip(f"addr add {address}/32 dev eth0")
+                ip("link set eth0 up")
+                ip("route add 169.254.1.1 dev eth0")
+                ip("route add default via 169.254.1.1")
+        ip(f"route add {address}/32 dev {link}")
+
+    @contextmanager
+    def sending(self, source: Namespace, address: Address) -> Iterator[None]:
+        """A prober from there to the pod that listens."""
+        with source:
+            process = subprocess.Popen((sys.executable, "-c", SENDER, address, local_address(0)))
+        try:
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
+    def first_passed(self, since_ns: int) -> float:
+        """Milliseconds from then until the first datagram was sent that passed."""
+        end_ns = since_ns + int(PATIENCE_S * 1e9)
+        while time.monotonic_ns() < end_ns:
+            select.select([self.receiver], [], [], 0.1)
+            for sent_ns in self._received():
+                if sent_ns >= since_ns:
+                    return (sent_ns - since_ns) / 1e6
+        raise SystemExit("nothing passes that should")
+
+    def last_passed(self, since_ns: int) -> float:
+        """Milliseconds from then until the last datagram was sent that passed."""
+        last_ns, heard_s = since_ns, time.monotonic()
+        while time.monotonic() - heard_s < SILENCE_S:
+            if select.select([self.receiver], [], [], SILENCE_S / 4)[0]:
+                last_ns = max(last_ns, *self._received(), since_ns)
+                heard_s = time.monotonic()
+            if (last_ns - since_ns) / 1e9 > PATIENCE_S:
+                raise SystemExit("something passes that should not")
+        return (last_ns - since_ns) / 1e6
+
+    def _received(self) -> list[int]:
+        stamps: list[int] = []
+        while True:
+            try:
+                stamps.append(STAMP.unpack(self.receiver.recv(64))[0])
+            except BlockingIOError:
+                return stamps
+
+
+def local_address(number: int) -> Address:
+    """The nth pod's of this node."""
+    return Address(f"10.1.0.{number + 1}")
+
+
+def remote_address(number: int) -> Address:
+    """The nth pod's of another node."""
+    return Address(f"10.2.{number // 250}.{number % 250 + 1}")
+
+
+def pod(
+    number: int, *profiles: str, is_local: bool = False, address: Address | None = None
+) -> dict[Key, Value]:
+    """A pod as the controller stores it."""
+    node = NODE if is_local else ELSEWHERE
+    own = address or (local_address(number) if is_local else remote_address(number))
+    identity = EndpointId(node, NamespaceName("prod"), f"p{number}")
+    names = tuple(map(ProfileId, (*profiles, "namespace-labels.prod", "serviceaccount.prod.x")))
+    return {keys.EndpointKey(identity): WorkloadEndpoint(identity, (own,), {"app": "x"}, (), names)}
+
+
+def annotation(number: int) -> Rules:
+    """A policy that no other pod has; the first lets UDP in from those labelled."""
+    ports = (PortRange(PORT - number, PORT),) if number else ()
+    protocol = 17 if not number else 6
+    allow = Rule(
+        Action.ALLOW,
+        Origin("Pod"),
+        protocol=protocol,
+        src=EntityMatch(tag=TagName("prod_access_backend")),
+        dst=EntityMatch(ports=ports),
+    )
+    return Rules((allow,), (Rule(Action.ALLOW, Origin("Namespace", name="prod")),))
+
+
+def cluster(remote: int) -> dict[Key, Value]:
+    """Fifty pods here with annotations of their own, the others elsewhere, some of them labelled."""
+    items: dict[Key, Value] = {
+        keys.NodeKey(NODE): Node(NODE, (OWN,)),
+        keys.NodeKey(ELSEWHERE): Node(ELSEWHERE, (UPLINK,)),
+        keys.ProfileTagsKey(ProfileId("labelled")): Tags((TagName("prod_access_backend"),)),
+        keys.ProfileTagsKey(ProfileId("plain")): Tags((TagName("prod_app_x"),)),
+    }
+    for number in range(ANNOTATIONS):
+        items[keys.ProfileRulesKey(ProfileId(f"annotation{number}"))] = annotation(number)
+    for number in range(LOCAL):
+        items |= pod(number, f"annotation{number}", "plain", is_local=True)
+    for number in range(remote):
+        profiles = (f"annotation{number % ANNOTATIONS}", "labelled" if number % 4 == 3 else "plain")
+        items |= pod(number, *profiles)
+    return items | {keys.ReadyKey(): Ready(value=True)}
+
+
+def write(store: Store, items: Mapping[Key, Value]) -> int:
+    """Store items; nanoseconds of the monotonic clock when the write had returned."""
+    operations = [Put(keys.key_path(key), codec.encode(value)) for key, value in items.items()]
+    transact_in_order(store, operations)
+    return time.monotonic_ns()
+
+
+class Felix:
+    """A real agent process on the bed's node."""
+
+    def __init__(self, bed: Bed, url: str, backend: str, folder: Path) -> None:
+        self._bed, self._url, self._backend, self._folder = bed, url, backend, folder
+        self._commands = folder / "commands"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> int:
+        """Nanoseconds of the monotonic clock just before the process began."""
+        environment = dict(
+            os.environ,
+            XTABLES_LOCKFILE=str(self._folder / "lock"),
+            PATH=f"{self._wrappers()}:{os.environ['PATH']}",
+            PYTHONPATH=os.getcwd(),
+        )
+        options = ("--datastore", self._url, "--iptables-backend", self._backend)
+        state = ("--state-file", str(self._folder / "state"))
+        with (self._folder / "log").open("ab") as log, self._bed.node:
+            start_ns = time.monotonic_ns()
+            self._process = subprocess.Popen(
+                (sys.executable, "-m", "calico_k8s", "felix", "--node", NODE, *options, *state),
+                env=environment,
+                stderr=log,
+            )
+        return start_ns
+
+    def stop(self) -> None:
+        """End the process; the kernel keeps its state."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+    def wait_in_sync(self, store: Store) -> int:
+        """Nanoseconds when this process had told that everything is enforced."""
+        end_s = time.monotonic() + 30
+        while time.monotonic() < end_s:
+            entry = store.get(status_path(NODE))
+            if entry is not None and self._process is not None:
+                told = msgspec.json.decode(entry.value, type=StoredStatus)
+                if told.state == "in-sync" and told.pid == self._process.pid:
+                    return time.monotonic_ns()
+            time.sleep(0.002)
+        raise SystemExit((self._folder / "log").read_text())
+
+    def cpu_s(self) -> float:
+        """CPU of the process so far."""
+        fields = self._proc("stat").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident_mb(self) -> float:
+        """Memory of the process."""
+        line = next(each for each in self._proc("status").splitlines() if "VmRSS" in each)
+        return int(line.split()[1]) / 1024
+
+    def _proc(self, name: str) -> str:
+        assert self._process is not None
+        return Path(f"/proc/{self._process.pid}/{name}").read_text()
+
+    def commands(self) -> int:
+        """How many programs of iptables, ipset and nft it has started."""
+        return len(self._commands.read_text().splitlines()) if self._commands.exists() else 0
+
+    def _wrappers(self) -> Path:
+        """Programs of the same names that write a line and become the real ones."""
+        folder = self._folder / "bin"
+        if not folder.exists():
+            folder.mkdir()
+            for real in Path("/usr/sbin").iterdir():
+                if real.name.startswith(("iptables", "ip6tables", "xtables", "ipset", "nft")):
+                    wrapper = folder / real.name
+                    wrapper.write_text(f'#!/bin/sh\necho x >>{self._commands}\nexec {real} "$@"\n')
+                    wrapper.chmod(0o755)
+        return folder
+
+
+class Silent:
+    """An observer that has nothing to say."""
+
+    def on_state(self, state: SyncState) -> None: ...
+
+    def on_error(self, error: StoreError) -> None: ...
+
+
+def watch_floor(store: Store, changes: int) -> list[float]:
+    """From a write returned to a loop that waits for the store's changes, and does nothing."""
+    arrived_ns, has_arrived, is_over = [0], threading.Event(), threading.Event()
+    with closing(UpdateQueue()) as queue:
+        syncer = Syncer(store, keys.V1, queue, Silent())
+        syncer.start()
+
+        def follow() -> None:
+            while not is_over.is_set():
+                if select.select([queue], [], [], 0.1)[0] and queue.take().values_by_key:
+                    arrived_ns[0] = time.monotonic_ns()
+                    has_arrived.set()
+
+        thread = threading.Thread(target=follow)
+        thread.start()
+        time.sleep(0.3)
+        times: list[float] = []
+        for number in range(changes):
+            has_arrived.clear()
+            written_ns = write(
+                store, pod(1, "plain", address=Address(f"10.3.0.{number % 250 + 1}"))
+            )
+            has_arrived.wait(PATIENCE_S)
+            times.append(max(0, arrived_ns[0] - written_ns) / 1e6)
+            time.sleep(0.005)
+        is_over.set()
+        thread.join()
+        syncer.close()
+    return times
+
+
+def ipset_floor(bed: Bed, changes: int) -> list[float]:
+    """From just before a netlink message to a verdict: a member of a set that one rule asks."""
+    ipset = KernelIpset(IpsetName("floor"), "hash:net", 4)
+    member = [KernelMember(remote_address(0))]
+    times: list[float] = []
+    with bed.node:
+        sets = IpsetSocket()
+        sets.create(ipset)
+        rule = "FORWARD -i eth0 -m set ! --match-set floor src -j DROP".split()
+        run("iptables-nft", "-A", *rule)
+    with bed.sending(bed.outside, remote_address(0)):
+        time.sleep(0.3)
+        for _ in range(changes // 2):
+            start_ns = time.monotonic_ns()
+            sets.edit([Edit(ipset, MemberCommand.ADD, member)])
+            times.append(bed.first_passed(start_ns))
+            start_ns = time.monotonic_ns()
+            sets.edit([Edit(ipset, MemberCommand.DELETE, member)])
+            times.append(bed.last_passed(start_ns))
+    with bed.node:
+        run("iptables-nft", "-D", *rule)
+        time.sleep(0.1)
+        sets.destroy([ipset.name])
+        sets.close()
+    return times
+
+
+def alternate(
+    bed: Bed, store: Store, opens: Mapping[Key, Value], closes: Mapping[Key, Value], changes: int
+) -> list[float]:
+    """From a write returned to the verdict, there and back."""
+    times: list[float] = []
+    for number in range(changes // 2):
+        times.append(bed.first_passed(write(store, opens)))
+        time.sleep(0.002 * (number % 11))
+        times.append(bed.last_passed(write(store, closes)))
+        time.sleep(0.002 * (number % 7))
+    return times
+
+
+def bench(bed: Bed, store: Store, felix: Felix, where: str, changes: int) -> Iterator[Figure]:
+    """All figures of one store and backend."""
+    write(store, cluster(STARTING_REMOTE))
+    floor = summary(ipset_floor(bed, changes))
+    watch = summary(watch_floor(store, changes))
+    write(store, pod(1, "annotation1", "plain"))
+    with bed.sending(bed.outside, remote_address(0)):
+        time.sleep(0.3)
+        bed.first_passed(time.monotonic_ns())
+        started_ns = felix.start()
+        yield Figure(f"{where}: start to verdicts", bed.last_passed(started_ns), 0)
+        felix.wait_in_sync(store)
+        felix.stop()
+        before = felix.commands()
+        started_ns = felix.start()
+        in_sync_ms = (felix.wait_in_sync(store) - started_ns) / 1e6
+        yield Figure(f"{where}: restart, nothing to change", in_sync_ms, 0)
+        yield Figure(f"{where}: ... programs run", felix.commands() - before, 0, unit="")
+        labelled = pod(0, "annotation0", "labelled")
+        plain = pod(0, "annotation0", "plain")
+        time.sleep(2)  # python-iptables is loaded
+        cpu_s, before = felix.cpu_s(), felix.commands()
+        times = alternate(bed, store, labelled, plain, changes)
+        cpu_ms = (felix.cpu_s() - cpu_s) * 1000 / changes
+        yield Figure(f"{where}: a label, to verdict", *summary(times), "ipset message", *floor)
+        yield Figure(f"{where}: ... the store's watch", *watch)
+        yield Figure(f"{where}: ... CPU a change", cpu_ms, 0)
+        yield Figure(f"{where}: ... programs run", felix.commands() - before, 0, unit="")
+        nobody = Address("10.9.9.9")
+        times = alternate(
+            bed,
+            store,
+            pod(0, "annotation0", "labelled"),
+            pod(0, "annotation0", "labelled", address=nobody),
+            changes,
+        )
+        yield Figure(f"{where}: an address, to verdict", *summary(times), "ipset message", *floor)
+    yield from bench_joining(bed, store, felix, where, changes)
+    yield Figure(f"{where}: resident", felix.resident_mb(), 0, unit="MB")
+
+
+def bench_joining(
+    bed: Bed, store: Store, felix: Felix, where: str, changes: int
+) -> Iterator[Figure]:
+    """A pod of this node comes and goes, in a group that others are in."""
+    here = pod(1, "annotation2", "labelled", is_local=True)
+    away = pod(1, "annotation2", "labelled", is_local=True, address=Address("10.1.0.200"))
+    write(store, away)
+    with bed.sending(bed.joiner, local_address(1)):
+        time.sleep(0.5)
+        before = felix.commands()
+        times = alternate(bed, store, here, away, changes)
+        yield Figure(f"{where}: a pod joins a group, to verdict", *summary(times))
+        yield Figure(f"{where}: ... programs run", felix.commands() - before, 0, unit="")
+
+
+@contextmanager
+def stores(kind: str, folder: Path) -> Iterator[tuple[Store, str]]:
+    """A store of a kind, and its URL as seen from the node's namespace."""
+    if kind == "sqlite":
+        url = f"sqlite://{folder}/state.db"
+        with closing(open_store(url)) as store:
+            yield store, url
+        return
+    with etcd_cluster(folder / "etcd") as servers, closing(open_store(servers.url())) as store:
+        yield store, servers.url()
+
+
+def main(report: Callable[[Figure], None]) -> None:
+    """Run what the arguments ask for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--changes", type=int, default=400)
+    parser.add_argument("what", nargs="*")
+    given = parser.parse_args()
+    kinds = [kind for kind in ("sqlite", "etcd") if kind in given.what] or ["sqlite", "etcd"]
+    backends = [each for each in ("legacy", "nft") if each in given.what] or ["legacy", "nft"]
+    figures: list[Figure] = []
+    for kind in kinds:
+        for backend in backends:
+            with ExitStack() as stack:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                store, url = stack.enter_context(stores(kind, folder))
+                bed = Bed(stack)
+                felix = Felix(bed, url, backend, folder)
+                stack.callback(felix.stop)
+                for figure in bench(bed, store, felix, f"{kind} {backend}", given.changes):
+                    figures.append(figure)
+                    if not given.json:
+                        report(figure)
+    if given.json:
+        print(json.dumps([figure._asdict() for figure in figures], indent=1))
+
+
+if __name__ == "__main__":
+    main(lambda figure: print(figure, flush=True))
