@@ -8,6 +8,7 @@ prober: a member added to an ipset by one netlink message, and the store's own w
 Needs root.  Arguments: ``--json``, ``--changes N``, then stores (sqlite, etcd) and backends
 (legacy, nft); all unless given.
 """
+# long: one setting for all its figures, each beside its floor
 
 import argparse
 import json
