@@ -267,7 +267,7 @@ class Felix:
             os.environ,
             XTABLES_LOCKFILE=str(self._folder / "lock"),
             PATH=f"{self._wrappers()}:{os.environ['PATH']}",
-            PYTHONPATH=os.getcwd(),
+            PYTHONPATH=str(Path.cwd()),
         )
         options = ("--datastore", self._url, "--iptables-backend", self._backend)
         state = ("--state-file", str(self._folder / "state"))
@@ -377,7 +377,8 @@ def ipset_floor(bed: Bed, changes: int) -> list[float]:
     with bed.node:
         sets = IpsetSocket()
         sets.create(ipset)
-        rule = "FORWARD -i eth0 -m set ! --match-set floor src -j DROP".split()
+        match = ("-m", "set", "!", "--match-set", ipset.name, "src")
+        rule = ("FORWARD", "-i", "eth0", *match, "-j", "DROP")
         run("iptables-nft", "-A", *rule)
     with bed.sending(bed.outside, remote_address(0)):
         time.sleep(0.3)
@@ -491,8 +492,9 @@ def main(report: Callable[[Figure], None]) -> None:
         for backend in backends:
             with ExitStack() as stack:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                store, url = stack.enter_context(stores(kind, folder))
                 bed = Bed(stack)
+                stack.enter_context(bed.node)  # where etcd's loopback address is the agent's
+                store, url = stack.enter_context(stores(kind, folder))
                 felix = Felix(bed, url, backend, folder)
                 stack.callback(felix.stop)
                 for figure in bench(bed, store, felix, f"{kind} {backend}", given.changes):
