@@ -209,7 +209,8 @@ class Agent:
         self._note_changes(applied, now_s)
 
     def _note_changes(self, applied: Applied, now_s: float) -> None:
-        if applied.touched and self._settings.config.cut_connections:
+        needs_judging = self._cutting.holds_cut or not applied.only_opens
+        if applied.touched and needs_judging and self._settings.config.cut_connections:
             self._cutting.touch(applied.touched)
             self._schedule.by(Task.JUDGE, now_s)
             self._judge_again |= applied.touched

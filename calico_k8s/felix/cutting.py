@@ -41,6 +41,12 @@ class Cutting:
         self._is_whole = False
         self._is_over = False
         self._waiting: deque[tuple[ConntrackEntry, ...]] = deque()
+        self._bit = bit
+        self._has_seen_cut = False
+        """Whether the last whole reading, or anything since, holds a cut flow."""
+        self._is_judging_whole = False
+        self.holds_cut = True
+        """Whether there may be flows that are cut, and that a change may let live again."""
         self.pod_to_host = "accept"
         """The action that holds for what pods send to their own node."""
 
@@ -93,9 +99,17 @@ class Cutting:
         portion: list[ConntrackEntry] = []
         while self._waiting and len(portion) < PORTION:
             portion += self._waiting.popleft()
+        result = self._cutter.judge(portion, self._is_denied)
+        self._note_cut(portion, result)
         if not self._waiting:
             self._ask()
-        return self._cutter.judge(portion, self._is_denied)
+        return result
+
+    def _note_cut(self, judged: Iterable[ConntrackEntry], result: CutResult) -> None:
+        if result.cut or any(entry.mark & self._bit for entry in judged):
+            self._has_seen_cut = self.holds_cut = True
+        if self._is_judging_whole and not self._waiting:
+            self.holds_cut, self._is_judging_whole = self._has_seen_cut, False
 
     def _take_reading(self) -> None:
         reading = self._reader.take()
@@ -105,6 +119,8 @@ class Cutting:
             self._addresses |= reading.wish.addresses
             self._is_whole |= reading.wish.is_whole
             raise reading.error
+        if reading.wish.is_whole:
+            self._is_judging_whole, self._has_seen_cut = True, False
         self._waiting.extend(families(reading.flows))
 
     def _ask(self) -> None:

@@ -67,6 +67,8 @@ class Plan(msgspec.Struct):
     order: Order = Order()
     touched: set[Address] = msgspec.field(default_factory=set)
     """Local addresses whose live flows may be judged otherwise now."""
+    only_opens: bool = False
+    """Whether no flow that was allowed is denied by it."""
 
     @property
     def is_empty(self) -> bool:
@@ -265,7 +267,9 @@ class Desired:
                 self._members_of[group].discard(endpoint.id)
             for group in entered - left:
                 self._members_of.setdefault(group, set()).add(endpoint.id)
-        return left ^ entered
+        if old is not None and new is not None and old.addresses == new.addresses:
+            return left ^ entered
+        return left | entered  # with each address that comes or goes, somebody joins or leaves
 
     def _place(self, endpoint: LocalEndpoint) -> dict[Place, KernelMember]:
         found = (self._attachments.get(address) for address in endpoint.addresses)
@@ -328,6 +332,10 @@ class Desired:
         elif rewritten or self._has_other_chains:
             switches = switches._replace(chains=True)
         plan.order = Order(changed, switches, held)
+        plan.only_opens = not plan.tables and all(
+            _only_opens(self._roles[name], plan.added.get(name), plan.removed.get(name))
+            for name in names
+        )
         members = {e for group in affected for e in self._members_of.get(group, ())}
         plan.touched = {a for e in members for a in self._endpoints[e].addresses}
 
@@ -354,6 +362,20 @@ class Desired:
 
 
 _MAP_ROLES = {Direction.EGRESS: Role.EGRESS_MAP, Direction.INGRESS: Role.INGRESS_MAP}
+
+
+def _only_opens(
+    role: Role, added: list[KernelMember] | None, removed: list[KernelMember] | None
+) -> bool:
+    match role:
+        case Role.OPENS_INGRESS | Role.OPENS_EGRESS:
+            return not removed
+        case Role.CLOSES:
+            return not added
+        case Role.NEUTRAL:
+            return True
+        case _:
+            return False
 
 
 def changed_peers(deltas: Deltas) -> Iterator[Address]:

@@ -28,7 +28,9 @@ class Applied(NamedTuple):
 
     written: Written
     touched: frozenset[Address]
-    """Their flows may be judged otherwise since the last call that succeeded."""
+    """Their flows may be judged otherwise since the last call that succeeded ..."""
+    only_opens: bool = False
+    """... but none that was allowed is denied."""
 
 
 class Enforcer:
@@ -57,6 +59,7 @@ class Enforcer:
         """Whether a write failed, so that nothing is known of what the kernel holds."""
         self._attachments: Attachments = {}
         self._touched: frozenset[Address] = frozenset()
+        self._only_opens = True
 
     @property
     def has_begun(self) -> bool:
@@ -102,6 +105,7 @@ class Enforcer:
         plan = self._desired.take(deltas, attachments, now_s)
         self._attachments = attachments
         self._touched = self._touched.union(plan.touched, changed_peers(deltas))
+        self._only_opens &= plan.only_opens
         was_doubtful, self._is_doubtful = self._is_doubtful, True
         written = Written()
         if was_doubtful:
@@ -110,8 +114,9 @@ class Enforcer:
         elif not plan.is_empty:
             written = self._applier.carry_out(plan)
         self._is_doubtful = False
-        touched, self._touched = self._touched, frozenset()
-        return Applied(written, touched)
+        applied = Applied(written, self._touched, self._only_opens)
+        self._touched, self._only_opens = frozenset(), True
+        return applied
 
     def doubt(self) -> None:
         """Believe nothing of the kernel: the next :meth:`carry_out` reads it back."""

@@ -19,8 +19,8 @@ from calico_k8s.felix.conntrack import FlowCutter
 from calico_k8s.model.addresses import Address
 from calico_k8s.netlink.conntrack import ConntrackEntry
 
-REST: Final = 4
-"""After a reading the thread rests this many times as long as it took: a fifth of a core at most."""
+REST: Final = 9
+"""After a reading the thread rests this many times as long as it took: a tenth of a core at most."""
 
 
 class Wish(NamedTuple):

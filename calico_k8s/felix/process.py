@@ -1,6 +1,7 @@
 """Felix as a process: store, syncer, status and agent put together, and taken apart at the end."""
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from types import FrameType
@@ -19,6 +20,10 @@ from calico_k8s.felix.kernel import Kernel
 from calico_k8s.felix.status import StatusWriter
 from calico_k8s.model import keys
 from calico_k8s.render.marks import Number, mark_layout
+
+SWITCH_S = 0.0005
+"""How long the threads beside the loop may keep it from running, of Python's 5 ms: measured, the
+99th percentile from a write to its verdict is 5 ms in place of 8 to 13."""
 
 log = structlog.get_logger()
 
@@ -47,6 +52,7 @@ def running_parts(identity: Identity, store: Store) -> Iterator[Agent]:
         InputError: a setting cannot be used.
     """
     config = resolve(identity.layers).config
+    sys.setswitchinterval(SWITCH_S)
     layout = mark_layout(config.mark_mask)
     backend = choose_backend(config)
     kernel = Kernel(backend, layout.mark(Number.HELD), config.lock_timeout_s)
