@@ -35,7 +35,7 @@ from calico_k8s.lab.plan import (
     versions,
 )
 from calico_k8s.lab.topology import Attachment, NodeSlot
-from calico_k8s.model.addresses import Address
+from calico_k8s.model.addresses import Address, parse_address
 from calico_k8s.model.names import NodeName
 from calico_k8s.netlink.routing import RoutingSocket
 from calico_k8s.netlink.socket import NETLINK_ROUTE, NetlinkSocket, netlink_error
@@ -323,7 +323,8 @@ def _await_answers(namespace: Namespace, places: Sequence[tuple[Address, int]]) 
         KernelError: one does not answer.
     """
     deadline = time.monotonic() + LINKS_TIMEOUT_S
-    waiting = set(places)
+    # In the kernel's spelling, whatever the plan's.
+    waiting = {(parse_address(address), link) for address, link in places}
     with entered(namespace), closing(RoutingSocket()) as asking:
         while waiting:
             if time.monotonic() > deadline:
