@@ -270,7 +270,6 @@ class Felix:
             PYTHONPATH=str(Path.cwd()),
         )
         options = ("--datastore", self._url, "--iptables-backend", self._backend)
-        options += tuple(os.environ.get("FELIX_OPTIONS", "").split())
         state = ("--state-file", str(self._folder / "state"))
         with (self._folder / "log").open("ab") as log, self._bed.node:
             start_ns = time.monotonic_ns()
