@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,22 +22,11 @@ from calico_k8s.calc.graph import Graph
 from calico_k8s.errors import KernelError
 from calico_k8s.felix.enforce import Enforcer
 from calico_k8s.felix.groupbook import RETIRE_S
-from calico_k8s.model import keys
 from calico_k8s.model.addresses import Address, address_version
-from calico_k8s.model.codec import encode
-from calico_k8s.model.keys import Key, key_path
-from calico_k8s.model.names import EndpointId, NamespaceName, PolicyId
+from calico_k8s.model.keys import Key
 from calico_k8s.model.resources import (
     Action,
     Direction,
-    EntityMatch,
-    Node,
-    Origin,
-    Policy,
-    Rule,
-    Rules,
-    Tags,
-    Tier,
     Value,
     WorkloadEndpoint,
 )
@@ -47,178 +37,26 @@ from calico_k8s.render.endpoints import Attachment
 from calico_k8s.render.settings import RenderConfig
 from calico_k8s.render.tables import WORKLOAD_LINK_GROUP, IpsetName
 from tests.fakes.kernel import FakeKernel
-from tests.model_strategies import (
-    NODE_ADDRESSES,
-    NODES,
-    OUTSIDE,
-    PACKETS,
-    POD_ADDRESSES,
-    PROFILES,
-    SELECTORS,
-    TAGS,
-    TIERS,
-    edits,
-    states,
-)
 from tests.render.kernels import UPLINK
 from tests.simulate import Kernel, Packet, SimulatedIpset
+from tests.worlds import (
+    CROSSING,
+    LINKS,
+    NAMED,
+    NODE,
+    OWN,
+    TO_NODE,
+    Case,
+    Items,
+    World,
+    any_histories,
+    cases,
+    peer_histories,
+)
 
-NODE = NODES[0]
-OWN = frozenset(NODE_ADDRESSES[NODE])
-LINKS = ("cali0", "cali1", "cali2")
-MASK = RenderConfig().mark_mask
 SMALL_MASK = 0b1111
 FITTING = 4
 """A mask of eight numbers, and how many of them are groups'."""
-
-Case = tuple[list["World"], tuple[Flow, ...]]
-Places = Mapping[EndpointId, str]
-Items = Mapping[Key, Value]
-
-
-class World:
-    """What the datastore says, and behind which interface each local pod is."""
-
-    def __init__(self, items: Items, places: Places) -> None:
-        self.items, self.places = items, places
-
-    def __repr__(self) -> str:
-        places = {f"{e.namespace}.{e.name}": link for e, link in self.places.items()}
-        lines = (f"  {key_path(key)} {encode(value).decode()}" for key, value in self.items.items())
-        return "\n".join((f"World {places}", *lines, ""))
-
-    def snapshot(self) -> Snapshot:
-        return Snapshot.from_items(self.items)
-
-
-LOCAL = tuple(
-    EndpointId(NODE, NamespaceName(namespace), name)
-    for namespace, name in (("na", "p"), ("na", "q"), ("nb", "p"), ("nb", "q"))
-)
-moves = st.tuples(st.sampled_from(LOCAL), st.sampled_from(("", *LINKS)))
-"""A pod's interface comes, goes, or is another one."""
-
-
-@st.composite
-def any_histories(draw: st.DrawFn) -> list[World]:
-    """A state, and up to three that follow, each some edits later."""
-    places = moved(dict(zip(LOCAL, LINKS, strict=False)), draw(st.lists(moves, max_size=2)))
-    items = dict(draw(states))
-    return following(draw, World(items, places), edits)
-
-
-def following(
-    draw: st.DrawFn, first: World, some_edits: st.SearchStrategy[tuple[Key, Value | None]]
-) -> list[World]:
-    """The world and up to three after it."""
-    items, places, history = dict(first.items), first.places, [first]
-    batches = st.lists(st.lists(some_edits, min_size=1, max_size=4), min_size=1, max_size=3)
-    for changes in draw(batches):
-        for key, value in changes:
-            items.pop(key, None)
-            items |= {} if value is None else {key: value}
-        places = moved(places, draw(st.lists(moves, max_size=1)))
-        history.append(World(dict(items), places))
-    return history
-
-
-# Pods with one address each, in profiles of rules that ask nothing but who the peer is: so that
-# most of what changes is a set, a group, or who is in which.
-PEERS = POD_ADDRESSES[:4]
-CROSSING = tuple(
-    Flow(src, dst, 6, 40000, 80) for src, dst in product((*PEERS, OUTSIDE[0]), PEERS) if src != dst
-)
-_who = st.sampled_from(
-    (
-        EntityMatch(),
-        *(EntityMatch(tag=tag) for tag in TAGS),
-        *(EntityMatch(not_tag=tag) for tag in TAGS),
-        EntityMatch(tag=TAGS[0], not_tag=TAGS[1]),
-        EntityMatch(tag=TAGS[1], not_tag=TAGS[0]),
-    )
-)
-
-
-def _asking(direction: Direction, *actions: Action) -> st.SearchStrategy[tuple[Rule, ...]]:
-    end = "src" if direction is Direction.INGRESS else "dst"
-    made = st.builds(
-        lambda action, who: Rule(action, Origin("Pod"), **{end: who}),
-        st.sampled_from(actions),
-        _who,
-    )
-    return st.lists(made, max_size=3).map(tuple)
-
-
-_DECIDE = (Action.ALLOW, Action.ALLOW, Action.DENY)
-_pods = st.tuples(
-    st.sampled_from((*LOCAL[:3], EndpointId(NODES[1], NamespaceName("na"), "p"))),
-    st.sampled_from((*PEERS, None)),
-    st.sampled_from(PROFILES[:2]),
-    st.sampled_from((PROFILES[2:], PROFILES[2:3], PROFILES[3:], ())),
-).map(
-    lambda drawn: (
-        keys.EndpointKey(drawn[0]),
-        WorkloadEndpoint(
-            drawn[0], (drawn[1],) if drawn[1] else (), profiles=(drawn[2], *drawn[3]), created=0.0
-        ),
-    )
-)
-_ruled = st.tuples(
-    st.sampled_from(PROFILES[:2]).map(keys.ProfileRulesKey),
-    st.builds(Rules, _asking(Direction.INGRESS, *_DECIDE), _asking(Direction.EGRESS, *_DECIDE)),
-)
-_tagged = st.tuples(
-    st.sampled_from(PROFILES[2:]).map(keys.ProfileTagsKey),
-    st.sampled_from(((), TAGS[:1], TAGS[1:], TAGS)).map(Tags),
-)
-_TIERED = keys.PolicyKey(TIERS[0], PolicyId("NetworkPolicy", "", "web"))
-_passing = st.builds(
-    Policy,
-    id=st.just(_TIERED.policy),
-    tier=st.just(TIERS[0]),
-    selector=st.just(SELECTORS[0]),
-    types=st.sampled_from(((Direction.INGRESS,), (Direction.EGRESS,), tuple(Direction))),
-    ingress=_asking(Direction.INGRESS, *_DECIDE, Action.PASS, Action.PASS),
-    egress=_asking(Direction.EGRESS, *_DECIDE, Action.PASS, Action.PASS),
-)
-_policies = st.tuples(st.just(_TIERED), st.none() | _passing)
-_peer_edits: st.SearchStrategy[tuple[Key, Value | None]] = st.one_of(
-    _pods, _pods, _ruled, _tagged, _tagged, _policies
-)
-
-
-@st.composite
-def peer_histories(draw: st.DrawFn) -> list[World]:
-    """Worlds in which little but sets, groups and who is in which changes."""
-    items: dict[Key, Value] = {
-        keys.NodeKey(NODE): Node(NODE, tuple(OWN)),
-        keys.TierKey(TIERS[0]): Tier(
-            TIERS[0], 1.0, draw(st.sampled_from((Action.PASS, Action.DENY)))
-        ),
-    }
-    some: tuple[st.SearchStrategy[tuple[Key, Value | None]], ...] = (
-        *(_pods, _pods, _pods, _pods),
-        *(_ruled, _ruled, _tagged, _tagged, _policies),
-    )
-    for key, value in map(draw, some):
-        items |= {} if value is None else {key: value}
-    first = World(items, moved({}, zip(LOCAL, LINKS, strict=False)))
-    return following(draw, first, _peer_edits)
-
-
-samples = st.integers(0, 28).map(lambda start: PACKETS[start::29])
-cases: st.SearchStrategy[Case] = st.one_of(
-    st.tuples(any_histories(), samples), st.tuples(peer_histories(), st.just(CROSSING))
-)
-"""A history, and the flows to try at every instant of it."""
-
-
-def moved(places: Places, to: Iterable[tuple[EndpointId, str]]) -> Places:
-    """The pods after some moves; an interface has one pod, the one that came last."""
-    after = dict(places)
-    for pod, link in to:
-        after = {other: place for other, place in after.items() if place != link} | {pod: link}
-    return after
 
 
 def link_of(world: World, snapshot: Snapshot, address: Address) -> str | None:
@@ -537,3 +375,25 @@ def test_where_the_mask_has_no_room_some_are_closed_and_told_and_the_others_as_t
     if node.enforcer.group_count <= FITTING:
         assert not node.enforcer.problems
         watch.settled(node.world)
+
+
+@pytest.mark.parametrize("is_back", [False, True], ids=["there", "back"])
+@pytest.mark.parametrize("name", NAMED)
+def test_a_named_change_has_no_wrong_instant_wherever_it_is_refused_or_killed(
+    name: str, *, is_back: bool
+) -> None:
+    old, new = reversed(NAMED[name]) if is_back else NAMED[name]
+    for fault, is_killed in product(range(100), (False, True)):
+        node = Agent()
+        watch = Watch(node, (*CROSSING, *TO_NODE))
+        node.go(old)
+        watch.between(old, new)
+        node.kernel.fail_at = node.kernel.changes + fault
+        if reaches(node, new):
+            watch.settled(new)
+            return
+        if is_killed:
+            node.restart()
+        node.go(new)
+        watch.settled(new)
+    raise AssertionError("a hundred changes are not enough to get there")
