@@ -3,7 +3,7 @@
 In: addresses.  Out: their flows, from a thread of its own, with a descriptor to wait on.  The
 kernel walks its whole table for each reading, 12 ms at 262,144 buckets whatever there is in it,
 so readings are few: what is asked for while one is under way is read together afterwards, and the
-thread rests between them.
+thread keeps to an allowance of processor time.
 """
 
 import os
@@ -19,8 +19,10 @@ from calico_k8s.felix.conntrack import FlowCutter
 from calico_k8s.model.addresses import Address
 from calico_k8s.netlink.conntrack import ConntrackEntry
 
-REST: Final = 9
-"""After a reading the thread rests this many times as long as it took: a tenth of a core at most."""
+SHARE: Final = 0.1
+"""Of a core, that readings take in the long run ..."""
+SAVED_S: Final = 0.5
+"""... and processor seconds that quiet times save up for a burst: some twenty readings at once."""
 
 
 class Wish(NamedTuple):
@@ -37,6 +39,21 @@ class Reading(NamedTuple):
     wish: Wish
     flows: Collection[ConntrackEntry] = ()
     error: NetlinkError | None = None
+
+
+class Allowance:
+    """Processor time that flows in by ``SHARE`` of a core, up to ``SAVED_S``."""
+
+    def __init__(self, now_s: float) -> None:
+        self._left_s = SAVED_S
+        self._at_s = now_s
+
+    def spend(self, spent_s: float, now_s: float) -> float:
+        """Takes what was spent; how long to rest, in seconds, until nothing is owed."""
+        gained_s = SHARE * (now_s - self._at_s)
+        self._left_s = min(SAVED_S, self._left_s + gained_s) - spent_s
+        self._at_s = now_s
+        return max(0.0, -self._left_s / SHARE)
 
 
 class FlowReader:
@@ -87,12 +104,15 @@ class FlowReader:
         os.close(self._news)
 
     def _run(self) -> None:
+        allowance = Allowance(time.monotonic())
         while (wish := self._wishes.get()) is not None:
-            start_s = time.monotonic()
+            start_s = time.thread_time()
             reading = self._read(wish)
             os.eventfd_write(self._news, 1)  # first: who takes the reading clears this too
             self._readings.put(reading)
-            self._is_closing.wait(REST * (time.monotonic() - start_s))
+            # What this thread ran, not how long it waited for its turn on a busy node.
+            spent_s = time.thread_time() - start_s
+            self._is_closing.wait(allowance.spend(spent_s, time.monotonic()))
 
     def _read(self, wish: Wish) -> Reading:
         try:

@@ -2,13 +2,13 @@
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 
 import pytest
 
 from calico_k8s.errors import InputError
-from calico_k8s.lab.beats import SETTLE_S, Beat, arrival_gaps, verdict_runs
+from calico_k8s.lab.beats import SETTLE_S, arrival_gaps, verdict_runs
 from calico_k8s.lab.kubeproxy import IptablesFlavour
 from calico_k8s.lab.plan import Place, PodId, PodNetwork
 from calico_k8s.lab.question import Probe
@@ -42,7 +42,8 @@ KINDS: list[tuple[PodNetwork, IptablesFlavour]] = [
     (PodNetwork.BRIDGE, "legacy"),
 ]
 CUT_WITHIN_S = 1.5
-"""What live flows are denied is read beside the loop, and once more a second after a change."""
+"""Live flows are read beside the loop, and once more a second after a change."""
+RESTORED_S = 15.0
 VERSIONS: tuple[Version, ...] = (4, 6)
 
 
@@ -152,26 +153,44 @@ def untouched_flows(lab: Lab) -> list[Stream]:
     ]
 
 
+def last_arrival_s(stream: Stream) -> float:
+    """When something arrived last."""
+    return max(each.answered_s or 0.0 for each in stream.beats())
+
+
+def until(condition: Callable[[], bool], within_s: float) -> bool:
+    """Whether the condition comes true in time."""
+    deadline_s = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def test_a_denied_flows_live_connections_end_and_no_others(lab: Lab) -> None:
     doomed, safe = denied_flows(lab), untouched_flows(lab)
     time.sleep(0.3)
     only_icmp = with_policy("web/rear", "allow icmp", with_policy("web/back", "allow icmp"))
     lab.apply(cluster(only_icmp, lab))
-    time.sleep(CUT_WITHIN_S)
-    cut_s = time.monotonic()
-    time.sleep(1.0)
-    end_s = time.monotonic()
+    in_force_s = time.monotonic()
+
+    def are_silent() -> bool:
+        return all(time.monotonic() - last_arrival_s(each) > 0.5 for each in doomed)
+
+    assert until(are_silent, CUT_WITHIN_S + 0.5), [
+        f"{each.probe} {each.kind}" for each in doomed if last_arrival_s(each) > in_force_s + 0.5
+    ]
+    time.sleep(0.5)
+    assert are_silent()
     lab.apply(cluster(OBJECTS, lab))
     back_s = time.monotonic()
-    time.sleep(3.0)
+    # TCP repeats what was lost with growing pauses.
+    assert until(lambda: all(last_arrival_s(each) > back_s for each in doomed), RESTORED_S), [
+        f"{each.probe} {each.kind}" for each in doomed if last_arrival_s(each) < back_s
+    ]
     for stream in (*doomed, *safe):
         lab.prober.stop(stream)
-    for stream in doomed:
-        arrived = [each.answered_s for each in stream.beats() if each.answered_s is not None]
-        between = [at for at in arrived if cut_s < at < end_s]
-        assert between == [], f"{stream.probe} {stream.kind} lived on"
-        assert any(at < cut_s for at in arrived)
-        assert any(at > back_s for at in arrived), f"{stream.probe} {stream.kind} stayed cut"
     for stream in safe:
         assert {beat.verdict for beat in stream.beats()} == {Action.ALLOW}
         assert arrival_gaps(stream.beats(), 0.5) == [], f"{stream.probe} {stream.kind}"
@@ -183,13 +202,9 @@ def test_what_was_denied_while_the_agent_was_away_ends_when_it_is_back(lab: Lab)
     lab.apply(cluster(with_policy("web/back", "allow icmp"), lab))
     time.sleep(0.3)
     lab.start_agent(NODE_1)
-    time.sleep(CUT_WITHIN_S)
-    cut_s = time.monotonic()
-    time.sleep(SETTLE_S + 0.2)
-    beats: tuple[Beat, ...] = stream.beats()
+    assert last_arrival_s(stream) > 0
+    assert until(lambda: time.monotonic() - last_arrival_s(stream) > 1.0, CUT_WITHIN_S + 1.0)
     lab.prober.stop(stream)
-    assert any(beat.answered_s is not None for beat in beats)
-    assert not [b for b in beats if b.answered_s is not None and b.answered_s > cut_s]
 
 
 # Liars.
