@@ -18,6 +18,10 @@ from calico_k8s.errors import InputError
 
 DEPTH_MAX = 200
 """Levels of a document; the schema of a large CRD has 60."""
+_TOO_DEEP = f"nested more than {DEPTH_MAX} levels deep"
+
+_LIBYAML_TOO_DEEP = "exceeded maximum nesting depth"
+"""libyaml's own limit, 1,000 levels, since PyYAML 6.0.4: met first where it reads ahead."""
 
 ALIASED_NODES_MAX = 100_000
 """Nodes that aliases may repeat: nine lines of YAML can stand for a billion."""
@@ -122,7 +126,8 @@ def parse_documents(text: str, file: str) -> Iterator[Node]:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
         problem = ", ".join(part for part in (error.context, error.problem) if part)
-        raise InputError(f"not YAML: {problem}", file=file, line=line, column=column) from None
+        message = _TOO_DEEP if error.problem == _LIBYAML_TOO_DEEP else f"not YAML: {problem}"
+        raise InputError(message, file=file, line=line, column=column) from None
     except yaml.reader.ReaderError as error:
         before = text.encode()[: error.position].decode(errors="ignore")
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
@@ -183,7 +188,7 @@ class _Builder:
     def _begin(self, event: yaml.CollectionStartEvent) -> None:
         start = _position(event.start_mark)
         if len(self._open) >= DEPTH_MAX:
-            raise self._error(f"nested more than {DEPTH_MAX} levels deep", start)
+            raise self._error(_TOO_DEEP, start)
         self._anchors.pop(event.anchor or "", None)
         is_mapping = isinstance(event, yaml.MappingStartEvent)
         opened = _Open([], is_mapping, event.anchor, start.line, start.column, self._size)
