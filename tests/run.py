@@ -124,6 +124,13 @@ def stop(signal_number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + signal_number)
 
 
+def take_signals() -> None:
+    """Has SIGTERM and Ctrl-C end the run and what it has started."""
+    signal.signal(signal.SIGTERM, stop)
+    # A shell that starts us in the background has it ignored, for all that we start too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def run_check(check: Check, results: Path, *, may_be_empty: bool) -> Counts:
     """Runs one check to its end, its output going where ours goes."""
     command = [*check.command, f"--junitxml={results}"] if check.is_pytest else [*check.command]
@@ -194,7 +201,7 @@ def main(arguments: Sequence[str]) -> int:
         "pytest (paths, -k, -m, -x ...), only the tests.",
     )
     _, pytest_arguments = parser.parse_known_args(arguments)
-    signal.signal(signal.SIGTERM, stop)
+    take_signals()
     # The checks are programs of this environment; iptables and ipset live in sbin.
     os.environ["PATH"] = os.pathsep.join(
         [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]

@@ -87,16 +87,18 @@ except KeyboardInterrupt:
 """
 
 RUNNER = """
-import signal, sys
+import sys
 from tests import run
-signal.signal(signal.SIGTERM, run.stop)
+run.take_signals()
 run.run_to_its_end([sys.executable, "-c", *sys.argv[1:]])
 """
 
 
-def test_a_run_that_is_terminated_lets_its_check_clean_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shell", ["", "trap '' INT; "], ids=["foreground", "background"])
+def test_a_run_that_is_terminated_lets_its_check_clean_up(tmp_path: Path, shell: str) -> None:
     started, cleaned = tmp_path / "started", tmp_path / "cleaned"
-    command = [sys.executable, "-c", RUNNER, SLOW_TO_CLEAN_UP, str(started), str(cleaned)]
+    command = ["sh", "-c", f'{shell}exec "$@"', "sh", sys.executable, "-c", RUNNER]
+    command += [SLOW_TO_CLEAN_UP, str(started), str(cleaned)]
     with subprocess.Popen(command, cwd=run.ROOT) as runner:
         while not started.exists() and runner.poll() is None:
             time.sleep(0.01)
