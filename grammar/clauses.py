@@ -86,7 +86,8 @@ def compose(text: str, pieces: list[StatementPiece]) -> Statement:
     protocol: Protocol | None = None
     icmp_type: int | None = None
     icmp_code: int | None = None
-    clauses: dict[Side, tuple[Match, ...]] = {}
+    source: tuple[Match, ...] = ()
+    target: tuple[Match, ...] = ()
     for piece in pieces:
         match piece:
             case Action():
@@ -99,14 +100,15 @@ def compose(text: str, pieces: list[StatementPiece]) -> Statement:
                 icmp_code = number
             case ClausePiece(side):
                 _check_clause(text, piece, protocol)
-                clauses[side] = canonical_clause(tuple(found.match for found in piece.matches))
+                matches = canonical_clause(tuple([found.match for found in piece.matches]))
+                source, target = (matches, target) if side is Side.FROM else (source, matches)
     return Statement(
         action,
         protocol,
         icmp_type,
         icmp_code,
-        clauses.get(Side.FROM, ()),
-        clauses.get(Side.TO, ()),
+        source,
+        target,
         Span(0, len(text)),
     )
 

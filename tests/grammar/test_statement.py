@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyparsing import ParserElement
 
 from grammar import (
     TEXT_MAX,
@@ -29,7 +30,8 @@ from grammar import (
     parse_policy,
     print_policy,
 )
-from grammar.statement import ERRORS_MAX
+from grammar.lexical import read
+from grammar.statement import _WITH_SELECTORS, _WITHOUT_SELECTORS, ERRORS_MAX
 from tests.grammar import strategies
 
 
@@ -207,6 +209,25 @@ def test_any_text_is_read_or_refused_with_places_inside_it(text: str) -> None:
         assert str(error).startswith(f"line {error.line}, column {error.column}: {error.message}\n")
         assert all(ord(char) >= 0x20 or char == "\n" for char in str(error))
         assert len(max(str(error).splitlines(), key=len)) < 300
+
+
+def read_with(grammar: ParserElement, text: str) -> object:
+    """The statement, or its error as users see it."""
+    try:
+        return read(grammar, text)
+    except GrammarError as error:
+        return str(error)
+
+
+@given(
+    st.one_of(strategies.soups, strategies.damaged(strategies.policies.map(print_policy))).filter(
+        lambda text: "selector" not in text.lower()
+    )
+)
+def test_a_text_without_selectors_means_the_same_to_the_grammar_that_has_them(text: str) -> None:
+    for statement in text.split(";"):
+        without = read_with(_WITHOUT_SELECTORS, statement)
+        assert without == read_with(_WITH_SELECTORS, statement)
 
 
 def refusals(text: str) -> tuple[GrammarError, ...]:
