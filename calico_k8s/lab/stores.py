@@ -27,7 +27,7 @@ class LabStore(NamedTuple):
 
     def agent_arguments(self) -> list[str]:
         """What an agent on a node is told."""
-        return ["--datastore", self.node_url, *_tls_arguments(self.tls)]
+        return ["--datastore", self.node_url, *tls_arguments(self.tls)]
 
     def environment(self) -> dict[str, str]:
         """What a command in the machine's own namespace is told."""
@@ -60,7 +60,8 @@ def store_up(cluster: Cluster, kind: StoreKind) -> Iterator[LabStore]:
         yield LabStore(store, etcd.local_url, etcd.url, etcd.tls)
 
 
-def _tls_arguments(tls: TlsFiles | None) -> list[str]:
+def tls_arguments(tls: TlsFiles | None) -> list[str]:
+    """The certificates, for any command that takes a datastore."""
     if tls is None:
         return []
     return ["--etcd-ca", str(tls.ca), "--etcd-cert", str(tls.cert), "--etcd-key", str(tls.key)]

@@ -22,7 +22,7 @@ from calico_k8s.datastore.store import Store
 from calico_k8s.model import keys
 from calico_k8s.model.names import EndpointId, NamespaceName, NodeName, ProfileId
 from calico_k8s.model.resources import Node, Rules, Tags, Value, WorkloadEndpoint
-from tests.etcd.servers import free_ports
+from tests.etcd.servers import HERE, Host, free_ports
 
 TIMEOUT_S = 30.0
 
@@ -30,9 +30,10 @@ TIMEOUT_S = 30.0
 class ControllerProcess:
     """One process; its log goes on while it comes and goes."""
 
-    def __init__(self, command: list[str], log: Path) -> None:
+    def __init__(self, command: list[str], log: Path, host: Host = HERE) -> None:
         self._command = command
         self._log = log
+        self._host = host
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -42,7 +43,7 @@ class ControllerProcess:
 
     def start(self) -> None:
         """Starts it."""
-        with self._log.open("ab") as log:
+        with self._log.open("ab") as log, self._host.inside():
             self.process = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", sys.executable, *self._command],
                 stdout=log,
@@ -67,22 +68,26 @@ class ControllerProcess:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+            self.process = None
 
 
 class CommandController(ControllerProcess):
     """``calico-k8s controller`` with everything it serves."""
 
-    def __init__(self, kubeconfig: Path, url: str, folder: Path) -> None:
-        (self.port,) = free_ports(1)
+    def __init__(
+        self, kubeconfig: Path, url: str, folder: Path, *more: str, host: Host = HERE
+    ) -> None:
+        (self.port,) = free_ports(1, host)
         command = ["-m", "calico_k8s", "controller", "--kubeconfig", str(kubeconfig)]
-        command += ["--datastore", url, "--metrics-port", str(self.port)]
-        super().__init__(command, folder / "controller.log")
+        command += ["--datastore", url, "--metrics-port", str(self.port), *more]
+        super().__init__(command, folder / "controller.log", host)
 
     def ask(self, path: str) -> tuple[int, str]:
         """Status and text of one of its pages; 0 where it does not listen."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            url = f"http://127.0.0.1:{self.port}{path}"
+            with self._host.inside(), opener.open(url, timeout=5) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -129,6 +134,11 @@ class Stored:
         """Who writes."""
         entry = self._store.get(keys.LEADER_PATH)
         return msgspec.json.decode(entry.value, type=Writer) if entry else None
+
+    def pods(self) -> dict[str, NodeName]:
+        """The node of each ``namespace/name`` that has an endpoint."""
+        ids = (key.id for key in self.items() if isinstance(key, keys.EndpointKey))
+        return {endpoint.pod: endpoint.node for endpoint in ids}
 
     def endpoint(self, namespace: str, name: str, node: str = "node-1") -> WorkloadEndpoint | None:
         """A pod's endpoint."""

@@ -35,6 +35,14 @@ class KubeObjects:
         namespace["spec"] = {"finalizers": []}
         self.api.replace(f"{path}/finalize", namespace)
 
+    def node(self, name: str, addresses: Sequence[str], pod_cidrs: Sequence[str]) -> None:
+        """Makes a node that has these addresses, and pods of these ranges."""
+        document = {"metadata": {"name": name}, "spec": {"podCIDRs": list(pod_cidrs)}}
+        self.api.create("/api/v1/nodes", document)
+        told = [{"type": "InternalIP", "address": each} for each in addresses]
+        told.append({"type": "Hostname", "address": name})
+        self.api.merge(f"/api/v1/nodes/{name}/status", {"status": {"addresses": told}})
+
     def pod(
         self,
         namespace: str,

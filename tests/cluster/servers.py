@@ -1,4 +1,6 @@
-"""A real Kubernetes API server on a real etcd, on loopback; nothing else of Kubernetes runs.
+"""A real Kubernetes API server on a real etcd, on loopback unless told otherwise.
+
+Nothing else of Kubernetes runs.
 
 In comes a folder, out goes a running server that can be killed, stopped without a word and
 started again with all it knew.  No controller runs beside it: what one would write (a namespace's
@@ -25,8 +27,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.cluster.binaries import kube_program
 from tests.etcd.binaries import EtcdVersion
-from tests.etcd.certificates import Authority
-from tests.etcd.servers import EtcdCluster, etcd_cluster, free_ports
+from tests.etcd.certificates import LOOPBACK, Authority
+from tests.etcd.servers import HERE, EtcdCluster, Host, etcd_cluster, free_ports
 
 START_TIMEOUT_S = 60.0
 
@@ -38,13 +40,14 @@ _GROUPS = {ADMIN: "system:masters", NOBODY: ""}
 class ApiServer:
     """One server; its port, its users and its objects stay the same while it comes and goes."""
 
-    def __init__(self, folder: Path, etcd: EtcdCluster) -> None:
+    def __init__(self, folder: Path, etcd: EtcdCluster, host: Host = HERE) -> None:
         self._folder = folder
         self.etcd = etcd
-        self._port = free_ports(1)[0]
+        self.host = host
+        (self.port,) = free_ports(1, host)
         self._process: subprocess.Popen[bytes] | None = None
         authority = Authority(folder)
-        self._tls = authority.issue("apiserver")
+        self._tls = authority.issue("apiserver", {LOOPBACK, host.address})
         self._tokens = {user: secrets.token_hex(16) for user in _GROUPS}
         tokens = folder / "tokens.csv"
         tokens.write_text(
@@ -53,14 +56,14 @@ class ApiServer:
         key = _service_account_key(folder)
         self._arguments = [
             f"--etcd-servers=http://{etcd.members[0].endpoint}",
-            f"--secure-port={self._port}",
-            "--bind-address=127.0.0.1",
+            f"--secure-port={self.port}",
+            f"--bind-address={host.address}",
             f"--tls-cert-file={self._tls.cert}",
             f"--tls-private-key-file={self._tls.key}",
             f"--client-ca-file={self._tls.ca}",
             f"--token-auth-file={tokens}",
             "--authorization-mode=RBAC",
-            "--service-cluster-ip-range=10.96.0.0/16",
+            "--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={key}",
             f"--service-account-signing-key-file={key}",
@@ -74,16 +77,17 @@ class ApiServer:
     @property
     def url(self) -> str:
         """Where clients reach it."""
-        return f"https://127.0.0.1:{self._port}"
+        return f"https://{self.host.address}:{self.port}"
 
     @property
     def log(self) -> str:
         """The end of what it has said."""
         return (self._folder / "apiserver.log").read_text(errors="replace")[-3000:]
 
-    def kubeconfig(self, user: str = ADMIN) -> Path:
-        """A file by which clients are a user."""
-        path = self._folder / f"{user}.kubeconfig"
+    def kubeconfig(self, user: str = ADMIN, *, port: int | None = None) -> Path:
+        """A file by which clients are a user; ``port`` is of a forwarder on loopback, if any."""
+        url = self.url if port is None else f"https://{LOOPBACK}:{port}"
+        path = self._folder / f"{user}{port or ''}.kubeconfig"
         if path.exists():
             return path
         document = {
@@ -93,7 +97,7 @@ class ApiServer:
             "clusters": [
                 {
                     "name": "tests",
-                    "cluster": {"server": self.url, "certificate-authority": str(self._tls.ca)},
+                    "cluster": {"server": url, "certificate-authority": str(self._tls.ca)},
                 }
             ],
             "users": [{"name": user, "user": {"token": self._tokens[user]}}],
@@ -109,25 +113,23 @@ class ApiServer:
         """
         home = self._folder / "home"
         home.mkdir(exist_ok=True)
-        result = subprocess.run(
-            [kube_program("kubectl"), *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={
-                "PATH": os.environ["PATH"],
-                "HOME": str(home),
-                "KUBECONFIG": str(self.kubeconfig(user)),
-            },
-        )
+        command = [str(kube_program("kubectl")), *arguments]
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "KUBECONFIG": str(self.kubeconfig(user)),
+        }
+        with self.host.inside():
+            result = subprocess.run(
+                command, input=stdin, capture_output=True, text=True, check=False, env=environment
+            )
         assert result.returncode == 0, f"kubectl {' '.join(arguments)}: {result.stderr}"
         return result.stdout
 
     def start(self) -> None:
         """Starts it; it may not answer yet."""
         program = kube_program("kube-apiserver")
-        with (self._folder / "apiserver.log").open("ab") as log:
+        with (self._folder / "apiserver.log").open("ab") as log, self.host.inside():
             self._process = subprocess.Popen(
                 # setpriv becomes the server, which the kernel then kills if this process goes first
                 ["setpriv", "--pdeathsig", "KILL", program, *self._arguments],
@@ -146,7 +148,7 @@ class ApiServer:
             urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=self._tls.ca)),
         )
         try:
-            with opener.open(request, timeout=5) as answer:
+            with self.host.inside(), opener.open(request, timeout=5) as answer:
                 return bool(answer.status == 200)
         except (OSError, urllib.error.HTTPError):
             return False
@@ -189,14 +191,18 @@ class ApiServer:
 
 
 @contextmanager
-def api_server(folder: Path, *, extra: Sequence[str] = ()) -> Iterator[ApiServer]:
+def api_server(
+    folder: Path, *, extra: Sequence[str] = (), host: Host = HERE
+) -> Iterator[ApiServer]:
     """A server that answers, with its own etcd, and everything it keeps in ``folder``.
+
+    ``extra`` are arguments of the etcd.
 
     Cost: 3 s, and 300 MB.
     """
     folder.mkdir(exist_ok=True)
-    with etcd_cluster(folder / "etcd", EtcdVersion.CURRENT, extra=extra) as etcd:
-        server = ApiServer(folder, etcd)
+    with etcd_cluster(folder / "etcd", EtcdVersion.CURRENT, extra=extra, host=host) as etcd:
+        server = ApiServer(folder, etcd, host)
         try:
             server.restart()
             yield server

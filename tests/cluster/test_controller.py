@@ -206,14 +206,7 @@ class TestWhileItRuns:
         self, objects: KubeObjects, shared: Stored
     ) -> None:
         cidrs = ["10.9.0.0/24", "fd00:9::/64"]
-        objects.api.create(
-            "/api/v1/nodes", {"metadata": {"name": "node-9"}, "spec": {"podCIDRs": cidrs}}
-        )
-        addresses = [
-            {"type": "InternalIP", "address": "192.0.2.9"},
-            {"type": "Hostname", "address": "node-9"},
-        ]
-        objects.api.merge("/api/v1/nodes/node-9/status", {"status": {"addresses": addresses}})
+        objects.node("node-9", ["192.0.2.9"], cidrs)
         wait_for(lambda: (node := shared.node("node-9")) and node.addresses)
         node = shared.node("node-9")
         assert node is not None

@@ -5,6 +5,7 @@ In comes a folder, out go PEM files in it.  Keys are made anew for every run and
 
 import datetime as dt
 import ipaddress
+from collections.abc import Iterable
 from pathlib import Path
 
 from cryptography import x509
@@ -15,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from calico_k8s.datastore.location import TlsFiles
 
 VALID_FOR = dt.timedelta(hours=1)
-LOOPBACK = ipaddress.ip_address("127.0.0.1")
+LOOPBACK = "127.0.0.1"
 
 
 class Authority:
@@ -33,13 +34,14 @@ class Authority:
         self.path = folder / "ca.pem"
         self.path.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, common_name: str) -> TlsFiles:
-        """A certificate for a server on 127.0.0.1 and for a client of this name."""
+    def issue(self, common_name: str, addresses: Iterable[str] = (LOOPBACK,)) -> TlsFiles:
+        """A certificate for a server at these addresses and for a client of this name."""
         key = ec.generate_private_key(ec.SECP256R1())
+        places = [x509.IPAddress(ipaddress.ip_address(address)) for address in sorted(addresses)]
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         certificate = (
             self._builder(_name(common_name), key.public_key())
-            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(LOOPBACK)]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(places), critical=False)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .sign(self._key, hashes.SHA256())
         )

@@ -1,4 +1,4 @@
-"""Real etcd clusters on loopback, with the faults that a cluster meets.
+"""Real etcd clusters, with the faults that a cluster meets, on loopback unless told otherwise.
 
 In comes a version and a number of members, out goes a running cluster, whose members can be
 killed, stopped without a word, started again and set back to a backup.  They end with the block
@@ -14,37 +14,57 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 from calico_k8s.datastore.location import TlsFiles
+from calico_k8s.lab.netns import Namespace, entered
 from tests.etcd.binaries import EtcdVersion, etcd_binary
-from tests.etcd.certificates import Authority
+from tests.etcd.certificates import LOOPBACK, Authority
 
 START_TIMEOUT_S = 20.0
+
+
+class Host(NamedTuple):
+    """Where servers run, and the address at which they listen there."""
+
+    address: str = LOOPBACK
+    namespace: Namespace | None = None
+    """None: where this process runs."""
+
+    def inside(self) -> AbstractContextManager[None]:
+        """Programs and connections of this thread start there."""
+        return entered(self.namespace) if self.namespace is not None else nullcontext()
+
+
+HERE = Host()
 
 
 class EtcdMember:
     """One server; its ports and its data stay the same while it comes and goes."""
 
-    def __init__(self, program: Path, folder: Path, name: str, tls: TlsFiles | None) -> None:
+    def __init__(
+        self, program: Path, folder: Path, name: str, tls: TlsFiles | None, host: Host = HERE
+    ) -> None:
         self.name = name
+        self.host = host
         self._program = program
         self._folder = folder
         self._tls = tls
-        self._ports = free_ports(2)
+        self.port, self._peer_port = free_ports(2, host)
         self._process: subprocess.Popen[bytes] | None = None
         self._arguments: list[str] = []
 
     @property
     def endpoint(self) -> str:
         """Where clients reach it."""
-        return f"127.0.0.1:{self._ports[0]}"
+        return f"{self.host.address}:{self.port}"
 
     @property
     def peer_url(self) -> str:
         """Where the other members reach it."""
-        return f"http://127.0.0.1:{self._ports[1]}"
+        return f"http://{self.host.address}:{self._peer_port}"
 
     @property
     def _client_url(self) -> str:
@@ -73,7 +93,8 @@ class EtcdMember:
 
     def start(self) -> None:
         """Starts the server; it may not answer yet."""
-        with (self._folder.parent / f"{self.name}.log").open("ab") as log:
+        log_path = self._folder.parent / f"{self.name}.log"
+        with log_path.open("ab") as log, self.host.inside():
             self._process = subprocess.Popen(
                 # setpriv becomes etcd, which the kernel then kills if this process goes first
                 ["setpriv", "--pdeathsig", "KILL", self._program, *self._arguments],
@@ -102,7 +123,10 @@ class EtcdMember:
         opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
         )
-        with opener.open(f"{self._client_url}{path}", body, timeout=5) as answer:
+        with (
+            self.host.inside(),
+            opener.open(f"{self._client_url}{path}", body, timeout=5) as answer,
+        ):
             text: bytes = answer.read()
         return text
 
@@ -176,16 +200,19 @@ def etcd_cluster(
     members: int = 1,
     authority: Authority | None = None,
     extra: Sequence[str] = (),
+    host: Host = HERE,
 ) -> Iterator[EtcdCluster]:
     """A cluster that answers, with its data in ``folder``; with an authority it wants certificates.
+
+    Those hold for loopback too, from where a forwarder may lead to it.
 
     Ends the test when the program cannot be had.
     """
     program = etcd_binary(version)
     folder.mkdir(exist_ok=True)
-    server_tls = authority.issue("server") if authority else None
+    server_tls = authority.issue("server", {LOOPBACK, host.address}) if authority else None
     servers = [
-        EtcdMember(program, folder / f"etcd{number}", f"etcd{number}", server_tls)
+        EtcdMember(program, folder / f"etcd{number}", f"etcd{number}", server_tls, host)
         for number in range(members)
     ]
     with ExitStack() as stack:
@@ -198,10 +225,11 @@ def etcd_cluster(
         yield EtcdCluster(servers, authority.issue("client") if authority else None)
 
 
-def free_ports(count: int) -> tuple[int, ...]:
+def free_ports(count: int, host: Host = HERE) -> tuple[int, ...]:
     """Ports that nobody has now; all are held until all are known, so that they differ."""
     with ExitStack() as stack:
+        stack.enter_context(host.inside())
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
-            each.bind(("127.0.0.1", 0))
+            each.bind((host.address, 0))
         return tuple(each.getsockname()[1] for each in sockets)
