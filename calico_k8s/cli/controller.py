@@ -1,12 +1,16 @@
 """``controller``: from a Kubernetes API to the datastore."""
 
+import functools
 import platform
 import signal
 import threading
 import uuid
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import click
+import msgspec
 
 from calico_k8s.cli.kube import KubeOptions, kube_options
 from calico_k8s.cli.logging import set_up_logging
@@ -17,6 +21,43 @@ from calico_k8s.datastore.location import Access
 
 METRICS_PORT = 9094
 DEFAULT_LEASE_NAMESPACE = "kube-system"
+LEASE_S = 15
+
+
+class LeaseChoice(msgspec.Struct, frozen=True):
+    """The Lease that one of several controllers is to hold."""
+
+    namespace: str | None
+    """None: not said."""
+    duration_s: int
+
+
+def lease_options(command: Callable[..., None]) -> Callable[..., None]:
+    """``--leader-elect`` and what goes with it, as the parameter ``lease``, None without it."""
+
+    @functools.wraps(command)
+    def with_lease(  # Any: the command's other parameters
+        *, leader_elect: bool, lease_namespace: str | None, lease_duration: int, **others: Any
+    ) -> None:
+        choice = LeaseChoice(lease_namespace, lease_duration)
+        command(lease=choice if leader_elect else None, **others)
+
+    with_lease = option(
+        "--lease-duration",
+        type=click.IntRange(min=2),
+        default=LEASE_S,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long the Lease of a leader that died keeps the others waiting.",
+    )(with_lease)
+    with_lease = option(
+        "--lease-namespace",
+        metavar="NAME",
+        help=f"Where the Lease is: the pod's own namespace, or {DEFAULT_LEASE_NAMESPACE}.",
+    )(with_lease)
+    return option(
+        "--leader-elect", is_flag=True, help="Write only while holding a Lease, as one of several."
+    )(with_lease)
 
 
 @click.command("controller")
@@ -35,12 +76,7 @@ DEFAULT_LEASE_NAMESPACE = "kube-system"
     expose_value=False,
     callback=keep_setting,
 )
-@option("--leader-elect", is_flag=True, help="Write only while holding a Lease, as one of several.")
-@option(
-    "--lease-namespace",
-    metavar="NAME",
-    help=f"Where the Lease is: the pod's own namespace, or {DEFAULT_LEASE_NAMESPACE}.",
-)
+@lease_options
 @option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
@@ -58,10 +94,9 @@ DEFAULT_LEASE_NAMESPACE = "kube-system"
 @datastore_options
 def controller_command(
     *,
-    leader_elect: bool,
-    lease_namespace: str | None,
     metrics_port: int,
     log_level: str,
+    lease: LeaseChoice | None,
     kube: KubeOptions,
     datastore: DatastoreOptions,
 ) -> None:
@@ -75,13 +110,17 @@ def controller_command(
     set_up_logging(log_level)
     # Imported here: `--help` does without.
     from calico_k8s.controller.kube import connect, own_namespace
+    from calico_k8s.controller.lease import lease_times
     from calico_k8s.controller.process import Controller, LeaseOptions, Options
 
-    namespace = lease_namespace or own_namespace() or DEFAULT_LEASE_NAMESPACE
+    lease_found = None
+    if lease is not None:
+        namespace = lease.namespace or own_namespace() or DEFAULT_LEASE_NAMESPACE
+        lease_found = LeaseOptions(namespace, times=lease_times(lease.duration_s))
     options = Options(
         identity=f"{platform.node()}_{uuid.uuid4().hex[:8]}",
         layers=setting_layers(click.get_current_context()),
-        lease=LeaseOptions(namespace) if leader_elect else None,
+        lease=lease_found,
         metrics_port=metrics_port,
     )
     api = connect(kube.kubeconfig, kube.context)

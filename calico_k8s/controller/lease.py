@@ -32,6 +32,12 @@ class LeaseTimes(msgspec.Struct, frozen=True):
     """Between two renewals, or two looks at another's Lease."""
 
 
+def lease_times(duration_s: int) -> LeaseTimes:
+    """The times of a Lease that lasts so long, in client-go's proportion."""
+    default = LeaseTimes()
+    return LeaseTimes(duration_s, default.retry_s * duration_s / default.duration_s)
+
+
 class LeaseSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Who holds it, since when."""
 

@@ -8,7 +8,7 @@ import sys
 
 from calico_k8s.cli.logging import set_up_logging
 from calico_k8s.controller.kube import connect
-from calico_k8s.controller.lease import LeaseTimes
+from calico_k8s.controller.lease import lease_times
 from calico_k8s.controller.process import Controller, LeaseOptions, Options
 from calico_k8s.datastore.factory import open_store
 from calico_k8s.errors import CalicoError
@@ -17,8 +17,7 @@ from calico_k8s.errors import CalicoError
 def main(kubeconfig: str, url: str, name: str, lease: str, duration_s: str) -> int:
     """The exit code that the command would have."""
     set_up_logging("info")
-    times = LeaseTimes(int(duration_s), int(duration_s) / 10)
-    options = Options(name, lease=LeaseOptions("kube-system", lease, times))
+    options = Options(name, lease=LeaseOptions("kube-system", lease, lease_times(int(duration_s))))
     controller = Controller(connect(kubeconfig), open_store(url), options)
     signal.signal(signal.SIGTERM, lambda *_: controller.stop())
     try:

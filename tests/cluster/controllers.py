@@ -51,6 +51,11 @@ class ControllerProcess:
                 env={"PATH": os.environ["PATH"], "PYTHONPATH": os.getcwd()},  # noqa: PTH109 - text
             )
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self.process is not None and self.process.poll() is None
+
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal; a stop has happened when this returns."""
         assert self.process is not None

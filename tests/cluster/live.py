@@ -53,6 +53,8 @@ NODES = (
     ),
 )
 CONTROLLERS = ("one", "two")
+LEASE_S = 5
+"""Of the controllers, a third of what it is unless said."""
 
 
 class LiveCluster(NamedTuple):
@@ -117,7 +119,7 @@ class LiveCluster(NamedTuple):
         self.agents.wait_for(self.store.store, Goal(revision, Counter(pods.values())), timeout_s)
 
     def _leaders(self) -> list[CommandController]:
-        running = [each for each in self.controllers.values() if each.process is not None]
+        running = [each for each in self.controllers.values() if each.is_running]
         leads = "\ncalico_k8s_controller_leader 1.0\n"
         return [each for each in running if leads in each.ask("/metrics")[1]]
 
@@ -167,7 +169,7 @@ def live_cluster(
 
 def _controller(folder: Path, kube: ApiServer, store: LabStore) -> CommandController:
     folder.mkdir()
-    arguments = ("--leader-elect", *tls_arguments(store.tls))
+    arguments = ("--leader-elect", "--lease-duration", str(LEASE_S), *tls_arguments(store.tls))
     return CommandController(kube.kubeconfig(), store.node_url, folder, *arguments, host=kube.host)
 
 
