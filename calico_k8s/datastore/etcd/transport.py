@@ -82,7 +82,6 @@ WATCH = "/etcdserverpb.Watch/Watch"
 LEASE_GRANT = "/etcdserverpb.Lease/LeaseGrant"
 LEASE_REVOKE = "/etcdserverpb.Lease/LeaseRevoke"
 LEASE_KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
-_UNARY = (RANGE, TXN, COMPACT, LEASE_GRANT, LEASE_REVOKE)
 
 _UNSENT = (
     "failed to connect to all addresses",
@@ -94,6 +93,10 @@ _UNSENT = (
 
 _GONE = ("etcdserver: mvcc: required revision",)
 """``... has been compacted`` and ``... is a future revision``."""
+
+_RIGHTS_MOVED = "etcdserver: revision of auth store is old"
+"""Any user's or role's change refuses what was on its way meanwhile, before it is done."""
+_RIGHTS_TRIES = 10
 
 
 class MemberFailed(Exception):
@@ -146,18 +149,22 @@ class Member:
             )
         except OSError as error:
             raise StoreUnavailable(f"cannot read {error.filename}: {error.strerror}") from error
-        self._unary = {method: self._client.channel.unary_unary(method) for method in _UNARY}
+        self._unary: dict[str, Callable[..., bytes]] = {}
 
     def call(self, method: str, request: bytes, timeout_s: float = CALL_TIMEOUT_S) -> bytes:
         """One answer to one request.
 
         Raises: MemberFailed, or the StoreError that any member would answer with.
         """
-        try:
-            answer: bytes = self._unary[method](request, timeout=timeout_s, metadata=_LEADER_WANTED)
-        except (grpc.RpcError, ValueError) as error:
-            raise_for(error, self.endpoint)
-        return answer
+        for tries in range(1, _RIGHTS_TRIES + 1):
+            try:
+                ask = self._unary.get(method) or self._client.channel.unary_unary(method)
+                self._unary[method] = ask
+                return ask(request, timeout=timeout_s, metadata=_LEADER_WANTED)
+            except (grpc.RpcError, ValueError) as error:
+                if not _have_rights_moved(error) or tries == _RIGHTS_TRIES:
+                    raise_for(error, self.endpoint)
+        raise AssertionError("the last try returns or raises")
 
     def stream(self, method: str, requests: Iterator[bytes], timeout_s: float | None) -> Stream:
         """Answers to a stream of requests; iterating raises grpc's errors (``STREAM_ERRORS``)."""
@@ -244,6 +251,10 @@ class Members:
             if self._member is None:
                 self._member = Member(self._endpoints[self._at], self._tls)
             return self._member
+
+
+def _have_rights_moved(error: Exception) -> bool:
+    return isinstance(error, grpc.Call) and (error.details() or "").startswith(_RIGHTS_MOVED)
 
 
 def raise_for(error: Exception, endpoint: str) -> NoReturn:

@@ -73,40 +73,50 @@ def prefix_end(prefix: bytes) -> bytes:
 
 def encode_range(key: bytes, end: bytes, *, limit: int, revision: int = 0) -> bytes:
     """RangeRequest: ``key`` up to but without ``end`` (empty: just ``key``); revision 0 is now."""
-    return _bytes(1, key) + _bytes(2, end) + _number(3, limit) + _number(4, revision)
+    return (
+        bytes_field(1, key)
+        + bytes_field(2, end)
+        + number_field(3, limit)
+        + number_field(4, revision)
+    )
 
 
 def encode_count(key: bytes, end: bytes) -> bytes:
     """RangeRequest whose answer is a header only: where the cluster is, by consensus, now."""
-    return _bytes(1, key) + _bytes(2, end) + _number(9, 1)
+    return bytes_field(1, key) + bytes_field(2, end) + number_field(9, 1)
 
 
 def encode_watch(key: bytes, end: bytes, start_revision: int) -> bytes:
     """WatchRequest that creates a watch, with notices of progress while nothing changes."""
-    create = _bytes(1, key) + _bytes(2, end) + _number(3, start_revision) + _number(4, 1)
-    return _bytes(1, create)
+    create = (
+        bytes_field(1, key)
+        + bytes_field(2, end)
+        + number_field(3, start_revision)
+        + number_field(4, 1)
+    )
+    return bytes_field(1, create)
 
 
 def encode_txn(root: str, operations: Sequence[Operation], compares: Sequence[Compare]) -> bytes:
     """TxnRequest: all compares hold, then all operations; each key goes below ``root``."""
-    parts = [_bytes(1, _compare(root, compare)) for compare in compares]
-    parts += [_bytes(2, _operation(root, operation)) for operation in operations]
+    parts = [bytes_field(1, _compare(root, compare)) for compare in compares]
+    parts += [bytes_field(2, _operation(root, operation)) for operation in operations]
     return b"".join(parts)
 
 
 def _compare(root: str, compare: Compare) -> bytes:
     # result EQUAL (0) is left out; target MOD (2); a oneof is written even when it is 0
     key = encode_key(root, compare.key)
-    return _number(2, 2) + _bytes(3, key) + b"\x30" + encode_varint(compare.mod_revision)
+    return number_field(2, 2) + bytes_field(3, key) + b"\x30" + encode_varint(compare.mod_revision)
 
 
 def _operation(root: str, operation: Operation) -> bytes:
-    key = _bytes(1, encode_key(root, operation.key))
+    key = bytes_field(1, encode_key(root, operation.key))
     match operation:
         case Put(_, value, lease):
-            return _bytes(2, key + _bytes(2, value) + _number(3, lease or 0))
+            return bytes_field(2, key + bytes_field(2, value) + number_field(3, lease or 0))
         case Delete():
-            return _bytes(3, key)
+            return bytes_field(3, key)
 
 
 def encode_key(root: str, key: str) -> bytes:
@@ -126,13 +136,15 @@ def encode_varint(value: int) -> bytes:
     return bytes(parts)
 
 
-def _bytes(number: int, value: bytes) -> bytes:
+def bytes_field(number: int, value: bytes) -> bytes:
+    """A field of bytes, text or a message; nothing where it is empty."""
     # An empty field must be left out: etcd takes a range end that is there but empty for "all
     # keys from here on", not for "this key".
     return bytes((number << 3 | _LENGTH,)) + encode_varint(len(value)) + value if value else b""
 
 
-def _number(number: int, value: int) -> bytes:
+def number_field(number: int, value: int) -> bytes:
+    """A field of a number; nothing where it is 0."""
     return bytes((number << 3,)) + encode_varint(value) if value else b""
 
 
@@ -143,7 +155,7 @@ def decode_range(data: bytes, root_bytes: int) -> RangeAnswer:
     """RangeResponse; the first ``root_bytes`` of each key, where our keys live, are cut off."""
     header, has_more = _NO_HEADER, False
     entries: list[Entry] = []
-    for number, start, end in _fields(data, 0, len(data)):
+    for number, start, end in fields(data, 0, len(data)):
         if number == 2:
             key, value, mod_revision = _key_value(data, start, end)
             entries.append(
@@ -159,7 +171,7 @@ def decode_range(data: bytes, root_bytes: int) -> RangeAnswer:
 def decode_txn(data: bytes) -> TxnAnswer:
     """TxnResponse; what each operation answered is skipped."""
     header, has_succeeded = _NO_HEADER, False
-    for number, start, end in _fields(data, 0, len(data)):
+    for number, start, end in fields(data, 0, len(data)):
         if number == 1:
             header = _header(data, start, end)
         elif number == 2:
@@ -171,7 +183,7 @@ def decode_watch(data: bytes, root_bytes: int) -> WatchAnswer:
     """WatchResponse; the first ``root_bytes`` of each key are cut off."""
     header, numbers, reason = _NO_HEADER, {3: 0, 4: 0, 5: 0}, ""
     changes: list[Change] = []
-    for number, start, end in _fields(data, 0, len(data)):
+    for number, start, end in fields(data, 0, len(data)):
         if number == 11:
             changes.append(_change(data, start, end, root_bytes))
         elif number == 1:
@@ -184,14 +196,14 @@ def decode_watch(data: bytes, root_bytes: int) -> WatchAnswer:
 
 
 def _header(data: bytes, at: int, end: int) -> Header:
-    numbers = {number: value for number, value, _ in _fields(data, at, end)}
+    numbers = {number: value for number, value, _ in fields(data, at, end)}
     return Header(numbers.get(1, 0), Revision(numbers.get(3, 0)))
 
 
 def _change(data: bytes, at: int, end: int, root_bytes: int) -> Change:
     is_delete = False
     key, value, mod_revision = b"", b"", 0
-    for number, start, stop in _fields(data, at, end):
+    for number, start, stop in fields(data, at, end):
         if number == 1:
             is_delete = start == 1
         elif number == 2:
@@ -203,7 +215,7 @@ def _change(data: bytes, at: int, end: int, root_bytes: int) -> Change:
 def _key_value(data: bytes, at: int, end: int) -> tuple[bytes, bytes, int]:
     """KeyValue: key, value, mod revision."""
     key, value, mod_revision = b"", b"", 0
-    for number, start, stop in _fields(data, at, end):
+    for number, start, stop in fields(data, at, end):
         if number == 1:
             key = data[start:stop]
         elif number == 5:
@@ -213,7 +225,7 @@ def _key_value(data: bytes, at: int, end: int) -> tuple[bytes, bytes, int]:
     return key, value, mod_revision
 
 
-def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+def fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Each field's number, with a number's value and 0, or with where its bytes start and stop.
 
     Numbers below 128, nearly all, are read in place: a call for each would double the time.

@@ -1,0 +1,174 @@
+"""Who may read and write what in etcd: users, their roles, and whether etcd asks at all.
+
+In come users with what each may do; out go the changes that make etcd hold just that.  A user is
+known by the common name of its certificate and has no password; its one role has its name.  Users
+and roles that somebody else made stay.
+
+The etcd3 package knows neither users without a password nor etcd's own word on whether rights are
+enforced, so these messages are written as in :mod:`.wire`.
+
+Source: etcd api/etcdserverpb/rpc.proto, api/authpb/auth.proto (3.6).
+"""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from calico_k8s.datastore.etcd.transport import Members
+from calico_k8s.datastore.etcd.wire import bytes_field, encode_key, fields, number_field, prefix_end
+from calico_k8s.datastore.location import EtcdLocation, TlsFiles
+
+ROOT_USER = "root"
+"""The user who may do everything, by a role of the same name that etcd makes."""
+
+_SERVICE = "/etcdserverpb.Auth/"
+_READ, _READ_WRITE = 0, 2  # authpb.Permission.Type
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """Everything below a prefix of our keys: reading it, and maybe writing it."""
+
+    prefix: str
+    can_write: bool = False
+
+
+class Permission(msgspec.Struct, frozen=True):
+    """What a role may do, as etcd keeps it: a range of keys, and how it may be used."""
+
+    kind: int
+    key: bytes
+    end: bytes
+
+
+class EtcdRights:
+    """Users and roles of one etcd; for a caller who is its root, or before rights are enforced.
+
+    Raises: StoreError, each method.
+    """
+
+    def __init__(self, location: EtcdLocation, tls: TlsFiles | None) -> None:
+        self._root = location.root
+        self._members = Members(location.endpoints, tls)
+        self._checked: dict[str, tuple[Grant, ...]] = {}
+
+    def are_enforced(self) -> bool:
+        """Whether etcd asks who somebody is before it does what they ask."""
+        answer = self._call("AuthStatus")
+        return any(number == 2 and value for number, value, _ in fields(answer, 0, len(answer)))
+
+    def enforce(self) -> None:
+        """Has etcd ask from now on; :data:`ROOT_USER` may do everything.  Twice is fine."""
+        if ROOT_USER not in self._names("UserList"):
+            self._call("UserAdd", _without_password(ROOT_USER))
+        if ROOT_USER not in self._names("RoleList"):
+            self._call("RoleAdd", bytes_field(1, ROOT_USER.encode()))
+        if ROOT_USER not in self._roles_of(ROOT_USER):
+            self._call("UserGrantRole", _pair(ROOT_USER, ROOT_USER))
+        self._call("AuthEnable")
+
+    def bring_to(
+        self, wanted: Mapping[str, tuple[Grant, ...]], is_ours: Callable[[str], bool]
+    ) -> None:
+        """Makes users and their roles as wanted, and removes the other ones that are ours.
+
+        A user comes after its role is whole, and goes before its role.
+
+        Cost: O(users) for those not seen before; two calls where nothing is new.
+        """
+        users, roles = self._names("UserList"), self._names("RoleList")
+        for name in sorted(name for name in users - wanted.keys() if is_ours(name)):
+            self._call("UserDelete", bytes_field(1, name.encode()))
+        for name in sorted(name for name in roles - wanted.keys() if is_ours(name)):
+            self._call("RoleDelete", bytes_field(1, name.encode()))
+        self._checked = {name: self._checked[name] for name in self._checked.keys() & users & roles}
+        for name, grants in wanted.items():
+            if self._checked.get(name) == grants:
+                continue
+            self._bring_role(name, grants, is_there=name in roles)
+            self._bring_user(name, is_there=name in users)
+            self._checked[name] = grants
+
+    def close(self) -> None:
+        """Gives the connections back."""
+        self._members.close()
+
+    def _bring_role(self, name: str, grants: tuple[Grant, ...], *, is_there: bool) -> None:
+        role = bytes_field(1, name.encode())
+        if not is_there:
+            self._call("RoleAdd", role)
+        held = _permissions(self._call("RoleGet", role)) if is_there else frozenset()
+        wanted = frozenset(_permission(self._root, grant) for grant in grants)
+        for permission in sorted(held - wanted, key=lambda each: each.key):
+            self._call(
+                "RoleRevokePermission",
+                role + bytes_field(2, permission.key) + bytes_field(3, permission.end),
+            )
+        for permission in sorted(wanted - held, key=lambda each: each.key):
+            self._call("RoleGrantPermission", role + bytes_field(2, _encode(permission)))
+
+    def _bring_user(self, name: str, *, is_there: bool) -> None:
+        if not is_there:
+            self._call("UserAdd", _without_password(name))
+        roles = self._roles_of(name) if is_there else frozenset()
+        for role in sorted(roles - {name}):
+            self._call("UserRevokeRole", _pair(name, role))
+        if name not in roles:
+            self._call("UserGrantRole", _pair(name, name))
+
+    def _roles_of(self, user: str) -> frozenset[str]:
+        return _strings(self._call("UserGet", bytes_field(1, user.encode())))
+
+    def _names(self, method: str) -> frozenset[str]:
+        return _strings(self._call(method))
+
+    def _call(self, method: str, request: bytes = b"") -> bytes:
+        return self._members.ask(lambda member: member.call(f"{_SERVICE}{method}", request))
+
+
+def _without_password(name: str) -> bytes:
+    """AuthUserAddRequest: only a certificate proves who this user is."""
+    return bytes_field(1, name.encode()) + bytes_field(3, number_field(1, 1))
+
+
+def _pair(first: str, second: str) -> bytes:
+    """A user and a role: AuthUserGrantRoleRequest, AuthUserRevokeRoleRequest."""
+    return bytes_field(1, first.encode()) + bytes_field(2, second.encode())
+
+
+def _permission(root: str, grant: Grant) -> Permission:
+    key = encode_key(root, grant.prefix)
+    return Permission(_READ_WRITE if grant.can_write else _READ, key, prefix_end(key))
+
+
+def _encode(permission: Permission) -> bytes:
+    """authpb.Permission."""
+    parts = number_field(1, permission.kind) + bytes_field(2, permission.key)
+    return parts + bytes_field(3, permission.end)
+
+
+def _permissions(answer: bytes) -> frozenset[Permission]:
+    """AuthRoleGetResponse: its permissions."""
+    return frozenset(
+        _decode(answer, start, end)
+        for number, start, end in fields(answer, 0, len(answer))
+        if number == 2
+    )
+
+
+def _decode(answer: bytes, start: int, end: int) -> Permission:
+    kind, parts = _READ, {2: b"", 3: b""}
+    for number, at, stop in fields(answer, start, end):
+        if number == 1:
+            kind = at
+        elif number in parts:
+            parts[number] = answer[at:stop]
+    return Permission(kind, parts[2], parts[3])
+
+
+def _strings(answer: bytes) -> frozenset[str]:
+    """What field 2 of AuthUserListResponse, AuthRoleListResponse and AuthUserGetResponse lists."""
+    return frozenset(
+        answer[start:end].decode()
+        for number, start, end in fields(answer, 0, len(answer))
+        if number == 2
+    )
