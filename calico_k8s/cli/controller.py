@@ -15,7 +15,13 @@ import msgspec
 from calico_k8s.cli.kube import KubeOptions, kube_options
 from calico_k8s.cli.logging import set_up_logging
 from calico_k8s.cli.node import keep_setting, setting_layers
-from calico_k8s.cli.options import DatastoreOptions, datastore_options, open_datastore, option
+from calico_k8s.cli.options import (
+    DatastoreOptions,
+    datastore_options,
+    log_level_option,
+    open_datastore,
+    option,
+)
 from calico_k8s.config import OPTION_BY_NAME
 from calico_k8s.datastore.location import Access
 
@@ -84,13 +90,7 @@ def lease_options(command: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="For /metrics, /healthz and /readyz; 0 for none.",
 )
-@option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="What is worth a line.",
-)
+@log_level_option
 @datastore_options
 def controller_command(
     *,

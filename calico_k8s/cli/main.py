@@ -17,6 +17,7 @@ from calico_k8s.errors import CalicoError
 COMMANDS = {
     "affected": "policy",
     "can": "policy",
+    "certificate": "certificates",
     "completion": "completion",
     "controller": "controller",
     "demo": "lab",
@@ -27,6 +28,7 @@ COMMANDS = {
     "lab": "lab",
     "lint": "text",
     "matrix": "policy",
+    "signer": "certificates",
     "standalone": "standalone",
     "status": "stored",
 }

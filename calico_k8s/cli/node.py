@@ -9,7 +9,13 @@ from typing import Any, TypeVar
 import click
 
 from calico_k8s.cli.logging import set_up_logging
-from calico_k8s.cli.options import DatastoreOptions, datastore_options, open_datastore, option
+from calico_k8s.cli.options import (
+    DatastoreOptions,
+    datastore_options,
+    log_level_option,
+    open_datastore,
+    option,
+)
 from calico_k8s.config import OPTIONS, Layer, from_environment, resolve
 from calico_k8s.datastore.location import Access
 from calico_k8s.errors import InputError, UnavailableError
@@ -83,13 +89,7 @@ def setting_layers(ctx: click.Context) -> tuple[Layer, ...]:
     show_default=True,
     help="What a rebooted node starts from.",
 )
-@option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="What is worth a line.",
-)
+@log_level_option
 @datastore_options
 @felix_settings
 @click.pass_context

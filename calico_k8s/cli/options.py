@@ -36,6 +36,17 @@ def output_option(command: _F) -> _F:
     )(command)
 
 
+def log_level_option(command: _F) -> _F:
+    """``--log-level``, for what goes on until stopped."""
+    return option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        default="info",
+        show_default=True,
+        help="What is worth a line.",
+    )(command)
+
+
 class DatastoreOptions(msgspec.Struct, frozen=True):
     """Which datastore, and the certificates it takes."""
 

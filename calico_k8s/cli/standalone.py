@@ -8,7 +8,7 @@ import click
 
 from calico_k8s.cli.logging import set_up_logging
 from calico_k8s.cli.node import DEFAULT_STATE, felix_settings, require_root, setting_layers
-from calico_k8s.cli.options import DatastoreOptions, open_datastore, option
+from calico_k8s.cli.options import DatastoreOptions, log_level_option, open_datastore, option
 from calico_k8s.cli.source import settings_options
 from calico_k8s.datastore.location import Access
 from calico_k8s.translate.namespaces import TranslateSettings
@@ -35,13 +35,7 @@ DEFAULT_STORE = "sqlite:///var/lib/calico-k8s/standalone.db"
     show_default=True,
     help="What a rebooted node starts from.",
 )
-@option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="What is worth a line.",
-)
+@log_level_option
 @settings_options
 @felix_settings
 @click.pass_context

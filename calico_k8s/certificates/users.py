@@ -1,0 +1,97 @@
+"""Keeps etcd's users as the cluster's nodes are, and has etcd ask everybody who they are.
+
+In: the nodes, and etcd by its root's certificate.  Out: users and roles in etcd, and word on whose
+certificate is of use.  Nothing here needs Kubernetes, and nobody who serves Kubernetes waits for
+etcd: a thread of its own does.
+"""
+
+import threading
+from collections.abc import Callable, Collection
+
+import structlog
+
+from calico_k8s.certificates.names import is_ours, users_of
+from calico_k8s.datastore.etcd.rights import EtcdRights
+from calico_k8s.errors import StoreError
+from calico_k8s.model.names import NodeName
+
+CHECK_S = 5.0
+"""How soon an etcd that was set up anew, and asks nobody, is told to ask."""
+
+log = structlog.get_logger()
+
+
+class UserKeeper:
+    """A thread; the other methods are for any.  ``on_change`` is told from it."""
+
+    def __init__(self, rights: EtcdRights, on_change: Callable[[], None]) -> None:
+        self._rights = rights
+        self._on_change = on_change
+        self._news = threading.Condition()
+        self._nodes: frozenset[NodeName] | None = None
+        self._is_over = False
+        self._ready: frozenset[str] = frozenset()
+        self._problem: str | None = "etcd's users are not known yet"
+        self._thread = threading.Thread(target=self._run, name="users", daemon=True)
+
+    @property
+    def problem(self) -> str | None:
+        """Why etcd may not have the users it should have, or may not ask for them."""
+        return self._problem
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs: it ends by ``close``, or by a mistake of ours."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def set_nodes(self, nodes: Collection[NodeName]) -> None:
+        """Every node there is: the users of the others go."""
+        with self._news:
+            self._nodes = frozenset(nodes)
+            self._news.notify()
+
+    def is_known(self, user: str) -> bool:
+        """Whether etcd asks who somebody is, and knows this user."""
+        return user in self._ready
+
+    def close(self) -> None:
+        """Ends; what etcd holds stays."""
+        with self._news:
+            self._is_over = True
+            self._news.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._rights.close()
+
+    def _run(self) -> None:
+        done: frozenset[NodeName] | None = None
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: self._is_over or self._nodes != done, CHECK_S)  # noqa: B023 - called at once
+                if self._is_over:
+                    return
+                nodes = self._nodes
+            if nodes is not None:
+                done = nodes
+                self._keep(nodes)
+
+    def _keep(self, nodes: frozenset[NodeName]) -> None:
+        wanted = users_of(nodes)
+        before = self._ready
+        try:
+            self._rights.bring_to(wanted, is_ours)
+            if not self._rights.are_enforced():
+                self._ready = frozenset()
+                self._rights.enforce()
+                log.info("etcd asks for certificates' users from now on", users=len(wanted))
+            self._ready, self._problem = frozenset(wanted), None
+        except StoreError as error:
+            if str(error) != self._problem:
+                log.warning("etcd's users are not as they should be", error=str(error))
+            self._problem = str(error)
+        if self._ready != before:
+            self._on_change()
