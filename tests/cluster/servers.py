@@ -75,6 +75,11 @@ class ApiServer:
         ]
 
     @property
+    def authority(self) -> Path:
+        """The certificate by which clients know it."""
+        return self._tls.ca
+
+    @property
     def url(self) -> str:
         """Where clients reach it."""
         return f"https://{self.host.address}:{self.port}"
