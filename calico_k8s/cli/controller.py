@@ -19,6 +19,7 @@ from calico_k8s.cli.options import (
     DatastoreOptions,
     datastore_options,
     log_level_option,
+    metrics_port_option,
     open_datastore,
     option,
 )
@@ -83,14 +84,8 @@ def lease_options(command: Callable[..., None]) -> Callable[..., None]:
     callback=keep_setting,
 )
 @lease_options
-@option(
-    "--metrics-port",
-    type=click.IntRange(0, 65535),
-    default=METRICS_PORT,
-    show_default=True,
-    help="For /metrics, /healthz and /readyz; 0 for none.",
-)
 @log_level_option
+@metrics_port_option(METRICS_PORT)
 @datastore_options
 def controller_command(
     *,

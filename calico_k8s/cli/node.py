@@ -13,6 +13,7 @@ from calico_k8s.cli.options import (
     DatastoreOptions,
     datastore_options,
     log_level_option,
+    metrics_port_option,
     open_datastore,
     option,
 )
@@ -21,6 +22,7 @@ from calico_k8s.datastore.location import Access
 from calico_k8s.errors import InputError, UnavailableError
 
 DEFAULT_STATE = "/var/lib/calico-k8s/felix.state"
+FELIX_METRICS_PORT = 9095
 FELIX_OPTIONS = (
     "iptables-backend",
     "mark-mask",
@@ -90,16 +92,18 @@ def setting_layers(ctx: click.Context) -> tuple[Layer, ...]:
     help="What a rebooted node starts from.",
 )
 @log_level_option
+@metrics_port_option(FELIX_METRICS_PORT)
 @datastore_options
 @felix_settings
 @click.pass_context
-def felix_command(
+def felix_command(  # noqa: PLR0913 - one for each option
     ctx: click.Context,
     *,
     node: str | None,
     once: bool,
     state_file: str,
     log_level: str,
+    metrics_port: int,
     datastore: DatastoreOptions,
 ) -> None:
     r"""Enforce the datastore's policy on this node, as root, until stopped.
@@ -120,7 +124,7 @@ def felix_command(
     identity = Identity(NodeName(node or platform.node()), setting_layers(ctx), Path(state_file))
     with (
         open_datastore(datastore, Access.READ_WRITE) as store,
-        running_parts(identity, store) as agent,
+        running_parts(identity, store, 0 if once else metrics_port) as agent,
     ):
         if not once:
             run_until_signalled(agent)

@@ -47,6 +47,17 @@ def log_level_option(command: _F) -> _F:
     )(command)
 
 
+def metrics_port_option(port: int) -> Callable[[_F], _F]:
+    """``--metrics-port``."""
+    return option(
+        "--metrics-port",
+        type=click.IntRange(0, 65535),
+        default=port,
+        show_default=True,
+        help="For /metrics, /healthz and /readyz; 0 for none.",
+    )
+
+
 class DatastoreOptions(msgspec.Struct, frozen=True):
     """Which datastore, and the certificates it takes."""
 

@@ -7,8 +7,20 @@ from pathlib import Path
 import click
 
 from calico_k8s.cli.logging import set_up_logging
-from calico_k8s.cli.node import DEFAULT_STATE, felix_settings, require_root, setting_layers
-from calico_k8s.cli.options import DatastoreOptions, log_level_option, open_datastore, option
+from calico_k8s.cli.node import (
+    DEFAULT_STATE,
+    FELIX_METRICS_PORT,
+    felix_settings,
+    require_root,
+    setting_layers,
+)
+from calico_k8s.cli.options import (
+    DatastoreOptions,
+    log_level_option,
+    metrics_port_option,
+    open_datastore,
+    option,
+)
 from calico_k8s.cli.source import settings_options
 from calico_k8s.datastore.location import Access
 from calico_k8s.translate.namespaces import TranslateSettings
@@ -36,6 +48,7 @@ DEFAULT_STORE = "sqlite:///var/lib/calico-k8s/standalone.db"
     help="What a rebooted node starts from.",
 )
 @log_level_option
+@metrics_port_option(FELIX_METRICS_PORT)
 @settings_options
 @felix_settings
 @click.pass_context
@@ -47,6 +60,7 @@ def standalone_command(  # noqa: PLR0913 - one for each option
     datastore: str,
     state_file: str,
     log_level: str,
+    metrics_port: int,
     settings: TranslateSettings,
 ) -> None:
     r"""Enforce a directory of manifests on this node, as root, and follow it until stopped.
@@ -71,5 +85,5 @@ def standalone_command(  # noqa: PLR0913 - one for each option
     with open_datastore(DatastoreOptions(datastore), Access.READ_WRITE) as store:
         controller = DirectoryController(directories, settings, store)
         controller.start()
-        with closing(controller), running_parts(identity, store) as agent:
+        with closing(controller), running_parts(identity, store, metrics_port) as agent:
             run_until_signalled(agent)

@@ -7,17 +7,14 @@ here.
 import time
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.platform_collector import PlatformCollector
-from prometheus_client.process_collector import ProcessCollector
 
 from calico_k8s.controller.wire import PATHS
 from calico_k8s.errors import KubeError
+from calico_k8s.telemetry import MetricSet
 from calico_k8s.translate.findings import Finding, ObjectRef
 
 PREFIX = "calico_k8s_controller"
 LOG_AGAIN_S = 30.0
-LATENCY_BUCKETS_S = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
 
 log = structlog.get_logger()
 
@@ -26,58 +23,45 @@ class Metrics:
     """One controller's; its methods may be called from any thread."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        self._objects = self._gauge("listed_objects", "Objects in the last list", "kind")
-        self._list_s = self._histogram("list_duration_seconds", "Whole lists", "kind")
-        events = self._counter("watch_events_total", "Events of watches", "kind")
+        made = MetricSet(PREFIX)
+        self.registry = made.registry
+        self._objects = made.gauge("listed_objects", "Objects in the last list", "kind")
+        self._list_s = made.histogram("list_duration_seconds", "Whole lists", "kind")
+        events = made.counter("watch_events_total", "Events of watches", "kind")
         self._events = {kind: events.labels(kind) for kind in PATHS}
-        self._kube_errors = self._counter(
+        self._kube_errors = made.counter(
             "kube_errors_total", "Lists and watches that failed", "kind", "error"
         )
-        self.store_errors = self._counter(
+        self.store_errors = made.counter(
             "store_errors_total", "Writes and reads of the datastore that failed", "error"
         )
         self._logged_by_kind: dict[str, tuple[type[KubeError], float]] = {}
-        self._findings = self._gauge(
+        self._findings = made.gauge(
             "findings", "What is wrong with users' objects now", "code", "kind", "namespace"
         )
         self._findings_by_object: dict[ObjectRef, tuple[Finding, ...]] = {}
-        self.events = self._counter(
+        self.events = made.counter(
             "kube_events_total", "Kubernetes Events about findings", "result"
         )
-        self.latency_s = Histogram(
-            f"{PREFIX}_write_latency_seconds",
-            "From a change's arrival to its transactions' end",
-            buckets=LATENCY_BUCKETS_S,
-            registry=self.registry,
+        self.latency_s = made.latency(
+            "write_latency_seconds", "From a change's arrival to its transactions' end"
         )
-        self.sync_s = self._histogram("sync_duration_seconds", "Comparisons of the whole datastore")
-        self.put = self._counter("keys_put_total", "Keys written")
-        self.deleted = self._counter("keys_deleted_total", "Keys deleted")
-        self.drift = self._counter(
+        self.sync_s = made.histogram("sync_duration_seconds", "Comparisons of the whole datastore")
+        self.put = made.counter("keys_put_total", "Keys written")
+        self.deleted = made.counter("keys_deleted_total", "Keys deleted")
+        self.drift = made.counter(
             "drift_repaired_total", "Keys that somebody else had changed, put right again"
         )
-        self.held = self._counter(
+        self.held = made.counter(
             "mass_deletions_checked_total", "Syncs that listed Kubernetes again before deleting"
         )
-        self.is_leader = self._gauge("leader", "1 while this one writes")
-        self.is_in_sync = self._gauge("in_sync", "1 while the datastore has all that is known")
-        self.endpoints = self._gauge("endpoints", "Workload endpoints wanted")
-        self.synced_at = self._gauge(
+        self.is_leader = made.gauge("leader", "1 while this one writes")
+        self.is_in_sync = made.gauge("in_sync", "1 while the datastore has all that is known")
+        self.endpoints = made.gauge("endpoints", "Workload endpoints wanted")
+        self.synced_at = made.gauge(
             "last_write_timestamp_seconds", "When the datastore was last known to be complete"
         )
-        self.too_large = self._gauge("too_large_keys", "Values that no datastore takes")
-
-    def _counter(self, name: str, help_: str, *labels: str) -> Counter:
-        return Counter(f"{PREFIX}_{name}", help_, labels, registry=self.registry)
-
-    def _gauge(self, name: str, help_: str, *labels: str) -> Gauge:
-        return Gauge(f"{PREFIX}_{name}", help_, labels, registry=self.registry)
-
-    def _histogram(self, name: str, help_: str, *labels: str) -> Histogram:
-        return Histogram(f"{PREFIX}_{name}", help_, labels, registry=self.registry)
+        self.too_large = made.gauge("too_large_keys", "Values that no datastore takes")
 
     # What reflectors tell.
 

@@ -2,15 +2,18 @@
 
 In: wanted items, whole or as changes.  Out: transactions such that whoever reads in between never
 sees an endpoint whose profile, or a policy whose tier, is missing: what is referred to is written
-first and deleted last.  What the items mean is not looked at here.  Settings are an operator's and
+first and deleted last.  The last transaction says when it was written.  What the items mean is
+not looked at here.  Settings are an operator's and
 are left alone, as is every key that is not known.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 
 import msgspec
 
+from calico_k8s.datastore.stamp import Stamp, encode_stamp
 from calico_k8s.datastore.store import (
     TRANSACTION_BYTES_MAX,
     Compare,
@@ -91,10 +94,16 @@ class Reconciler:
         gone = {key for key in stored.keys() - wanted.keys() if not isinstance(key, _KEPT)}
         return self.write({**wanted, keys.ReadyKey(): Ready(True)}, gone)
 
-    def write(self, puts: Mapping[Key, Value], deletes: AbstractSet[Key]) -> Written:
+    def write(
+        self,
+        puts: Mapping[Key, Value],
+        deletes: AbstractSet[Key],
+        changed_at: float | None = None,
+    ) -> Written:
         """Write the puts that differ from what is stored, then the deletes that are there.
 
         A value that is too large is deleted: an older one of its key must not go on speaking.
+        ``changed_at`` is when the oldest of the changes reached us, in seconds since the epoch.
 
         Raises:
             StoreError: some or all of it is not written.
@@ -112,6 +121,9 @@ class Reconciler:
         ]
         operations: list[Operation] = [Put(keys.key_path(key), raw) for key, raw in changed.items()]
         operations += [Delete(keys.key_path(key)) for key in gone]
+        if operations:
+            stamp = Stamp(time.time(), changed_at)
+            operations.append(Put(keys.WRITTEN_PATH, encode_stamp(stamp)))
         try:
             revision = transact_in_order(self._store, operations, self._fence)
         except StoreError:

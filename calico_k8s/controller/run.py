@@ -144,7 +144,7 @@ class Loop:
             if self._clock() >= self._sync_at_s:
                 self._sync()
             elif self._is_in_sync and (changes.puts or changes.deletes):
-                self._write(changes.puts, changes.deletes)
+                self._write(changes.puts, changes.deletes, arrivals.first_s)
         except StoreError as error:
             self._fail(error)
             return
@@ -186,12 +186,15 @@ class Loop:
 
     # The store.
 
-    def _write(self, puts: Mapping[keys.Key, Value], deletes: set[keys.Key]) -> None:
+    def _write(
+        self, puts: Mapping[keys.Key, Value], deletes: set[keys.Key], first_s: float | None
+    ) -> None:
         assert self._reconciler is not None
         if self._reconciler.is_mass_deletion(deletes):
             self._sync()  # which looks twice
             return
-        self._count(self._reconciler.write(puts, deletes), puts.keys() | deletes)
+        changed_at = None if first_s is None else time.time() - (time.monotonic() - first_s)
+        self._count(self._reconciler.write(puts, deletes, changed_at), puts.keys() | deletes)
 
     def _sync(self) -> None:
         """Compares everything; where the state of the store is unknown, makes it certain first."""

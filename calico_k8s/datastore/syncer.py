@@ -85,6 +85,11 @@ class Syncer:
         """The state now."""
         return self._state
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs: it ends by ``close``, or by a mistake of ours."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """Starts the thread."""
         self._thread.start()

@@ -28,7 +28,9 @@ from calico_k8s.felix.attachments import Attachments
 from calico_k8s.felix.cutting import Cutting
 from calico_k8s.felix.enforce import Applied, Enforcer
 from calico_k8s.felix.interfaces import Wanted
+from calico_k8s.felix.iptables.programs import PROGRAM_TIMEOUT_S
 from calico_k8s.felix.kernel import Kernel
+from calico_k8s.felix.metrics import Metrics
 from calico_k8s.felix.report import Report
 from calico_k8s.felix.saved import StateFile, current_boot
 from calico_k8s.felix.schedule import Schedule, Task
@@ -51,6 +53,8 @@ TELL_EVERY_S = 0.05
 TELL_EVERY_ENDPOINTS_S = 0.0001
 """... and this for each endpoint of the cluster: each node tells of each change anywhere."""
 COLLECT_EVERY_S = 5.0
+BEAT_S = 5.0
+"""The loop comes round so often at least: how it shows that it lives."""
 
 log = structlog.get_logger()
 
@@ -72,6 +76,7 @@ class Agent:
         queue: UpdateQueue,
         kernel: Kernel,
         tell: Callable[[NodeStatus], None],
+        metrics: Metrics,
     ) -> None:
         self._queue = queue
         self._kernel = kernel
@@ -83,7 +88,11 @@ class Agent:
         cut = mark_layout(self._settings.config.mark_mask).cut
         self._cutting = Cutting(cut, self._graph)
         self._schedule = Schedule()
-        self._report = Report(identity.node, kernel.backend.value, time.time())
+        self._report = Report(identity.node, kernel.backend.value, time.time(), metrics)
+        self._metrics = metrics
+        metrics.begin(identity.node, kernel.backend.value, lambda: queue.waits_since_s)
+        self.beat_s = time.monotonic()
+        """When the loop last came round."""
         self._file = StateFile(identity.state_path) if identity.state_path is not None else None
         self._is_ready = False
         self._is_complete = False
@@ -110,6 +119,15 @@ class Agent:
         """Whether the kernel is as the datastore last said: what readiness means."""
         return self._report.is_enforcing
 
+    @property
+    def longest_turn_s(self) -> float:
+        """How long one turn of the loop may take where nothing hangs: every wait in it is shorter."""
+        return 2 * PROGRAM_TIMEOUT_S + self._settings.config.lock_timeout_s
+
+    def problem(self) -> str | None:
+        """Why it is not enforcing; from any thread."""
+        return self._report.problem()
+
     def stop(self) -> None:
         """Have :meth:`run` return; from any thread, or a signal's handler."""
         self._is_stopping = True
@@ -132,7 +150,8 @@ class Agent:
             for source in (self._queue, self._kernel.interfaces, self._cutting, self._wake_up):
                 selector.register(source, selectors.EVENT_READ)
             while not self._is_stopping:
-                selector.select(self._schedule.wait_s(now_s))
+                wait_s = self._schedule.wait_s(now_s)
+                selector.select(BEAT_S if wait_s is None else min(wait_s, BEAT_S))
                 now_s = time.monotonic()
                 self.step(now_s)
         self._save()
@@ -152,6 +171,7 @@ class Agent:
 
     def step(self, now_s: float) -> None:
         """Do what there is to do now."""
+        self.beat_s = now_s
         self._take_updates()
         self._follow(now_s)
         if self._cutting.has_news:
@@ -173,7 +193,7 @@ class Agent:
             self._has_news = True
         self._is_complete = self._is_ready and pending.is_in_sync
         if pending.values_by_key:
-            self._report.seen_revision = pending.revision
+            self._report.note_changes(pending.first, pending.revision)
 
     def _follow(self, now_s: float) -> None:
         """Bring the kernel to what is new, unless a failed write waits for its next try."""
@@ -200,10 +220,12 @@ class Agent:
         before = self._attachments.found
         self._attachments.find(self._wanted())
         found = self._attachments.found
+        start_s = time.perf_counter()
         applied = self._enforcer.carry_out(self._attachments.by_address, now_s)
+        duration_s = time.perf_counter() - start_s
         self._retry_s = RETRY_FIRST_S
         is_found = (found.missing, found.unsettled) != (before.missing, before.unsettled)
-        if self._report.note_applied(applied.written, time.time()) or is_found:
+        if self._report.note_applied(applied.written, duration_s, time.time()) or is_found:
             self._tell_soon(now_s)
         self._report.note_problems(self._enforcer.problems)
         self._note_changes(applied, now_s)
@@ -308,6 +330,7 @@ class Agent:
             log.warning("live flows could not be judged", error=str(error))
             self._schedule.at(Task.JUDGE, now_s + JUDGE_AGAIN_S)
             return
+        self._metrics.on_judged(result)
         if result.cut or result.restored:
             log.info("live flows judged", cut=result.cut, restored=result.restored)
         if self._cutting.has_work:
@@ -337,7 +360,8 @@ class Agent:
         self._schedule.by(Task.TELL, max(now_s, self._told_s + pause_s))
 
     def _status(self) -> NodeStatus:
-        return self._report.status(self._graph, self._attachments.found, self._enforcer.group_count)
+        found, groups = self._attachments.found, self._enforcer.group_count
+        return self._report.status(self._graph, found, groups, self._kernel.ipsets.sizes())
 
     def _restore_after_boot(self) -> None:
         try:

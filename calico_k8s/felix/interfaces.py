@@ -37,6 +37,8 @@ from calico_k8s.netlink.routing import (
 PORT_KINDS = frozenset({"veth", "tun", "macvtap"})
 """Kinds of bridge ports that lead to a pod; others (a NIC, VXLAN, a VLAN) lead away from the node."""
 
+DEFAULT_NETS = frozenset({Net("0.0.0.0/0"), Net("::/0")})
+
 
 class HostState(msgspec.Struct, frozen=True):
     """What the kernel knows of this node's network, at one moment."""
@@ -76,6 +78,8 @@ class Interfaces(msgspec.Struct, frozen=True):
     bridges: frozenset[str] = frozenset()
     own_addresses: frozenset[Address] = frozenset()
     """The node's addresses on those bridges: no pod may speak for them."""
+    overlaps: Mapping[Net, Net] = {}
+    """Pod nets that share addresses with the node's own subnet, with it: they are not used."""
     missing: frozenset[Address] = frozenset()
     """Endpoints that no interface of the node leads to: not enforceable."""
 
@@ -103,7 +107,9 @@ def find_interfaces(
             by_address[address] = bridge.name
             bridge_of[address] = bridge
     bridges = {bridge.number: bridge for bridge in bridge_of.values()}
-    bridges |= _expected_bridges(bridged_routes, wanted)
+    overlaps = _overlaps(state.routes, uplinks, wanted.pod_nets)
+    pod_nets = [net for net in wanted.pod_nets if net not in overlaps]
+    bridges |= _expected_bridges(bridged_routes, wanted.patterns, pod_nets)
     settled = _settle(bridge_of, state, links, before.ports_by_address)
     ports = [link for link in state.links if link.master in bridges and link.kind in PORT_KINDS]
     return Interfaces(
@@ -113,6 +119,7 @@ def find_interfaces(
         unsettled={a: bridge.name for a, bridge in bridge_of.items() if a not in settled},
         workload_ports=frozenset(link.name for link in ports),
         bridges=frozenset(link.name for link in bridges.values()),
+        overlaps=overlaps,
         own_addresses=frozenset(own.address for own in state.addresses if own.link in bridges),
         missing=wanted.endpoints - by_address.keys(),
     )
@@ -140,8 +147,7 @@ def _routed_links(
         link = links.get(route.link)
         if link is None or route.has_gateway or route.link in uplinks or link.kind == "bridge":
             continue
-        bounds = net_range(route.net)
-        if bounds.first != bounds.last or not is_workload_name(link.name, patterns):
+        if not (_is_single(route.net) and is_workload_name(link.name, patterns)):
             continue
         if patterns or link.kind == "veth":
             found[Address(route.net.partition("/")[0])] = link
@@ -174,13 +180,38 @@ def _bridge_of(address: Address, bridged: Sequence[tuple[Net, Link]]) -> Link | 
     return None
 
 
-def _expected_bridges(bridged: Sequence[tuple[Net, Link]], wanted: Wanted) -> dict[int, Link]:
+def _overlaps(
+    routes: Iterable[Route], uplinks: Collection[int], pod_nets: Iterable[Net]
+) -> dict[Net, Net]:
+    """The pod nets that overlap what is on-link where the node's way out is.
+
+    Clouds that give pods addresses of the machines' own subnet have them: who is in it may be a
+    pod or another machine.
+    """
+    on_link = (route.net for route in routes if route.link in uplinks and not route.has_gateway)
+    subnets = [net for net in on_link if not (_is_single(net) or net in DEFAULT_NETS)]
+    return {
+        net: subnet
+        for net in pod_nets
+        for subnet in subnets
+        if _is_inside(net, subnet) or _is_inside(subnet, net)
+    }
+
+
+def _expected_bridges(
+    bridged: Sequence[tuple[Net, Link]], patterns: tuple[str, ...], pod_nets: Sequence[Net]
+) -> dict[int, Link]:
     """Bridges that are pods' without a known pod: named by a pattern, or with a pod net."""
     return {
         bridge.number: bridge
         for net, bridge in bridged
-        if wanted.patterns or any(_is_inside(net, pod_net) for pod_net in wanted.pod_nets)
+        if patterns or any(_is_inside(net, pod_net) for pod_net in pod_nets)
     }
+
+
+def _is_single(net: Net) -> bool:
+    bounds = net_range(net)
+    return bounds.first == bounds.last
 
 
 def _is_inside(net: Net, outer: Net) -> bool:

@@ -12,7 +12,7 @@ Only names with our prefixes are read or written.  A set of ours nobody asked fo
 import errno
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -67,6 +67,13 @@ class IpsetKernel(Protocol):
 
     def edit(self, edits: Sequence[Edit]) -> list[EditFailure]:
         """Add and delete members, in order; those that were not taken."""
+
+
+class Sizes(NamedTuple):
+    """How much is desired."""
+
+    ipsets: int
+    members: int
 
 
 class IpsetDriver:
@@ -141,6 +148,11 @@ class IpsetDriver:
         return {
             state.ipset: tuple(state.tracker.desired.values()) for state in self._states.values()
         }
+
+    def sizes(self) -> Sizes:
+        """How many sets and members are desired.  Cost: O(sets)."""
+        members = sum(len(state.tracker.desired) for state in self._states.values())
+        return Sizes(len(self._states), members)
 
     def existing(self) -> frozenset[IpsetName]:
         """The sets of ours that the kernel holds, desired or not."""

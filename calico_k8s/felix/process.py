@@ -2,8 +2,9 @@
 
 import signal
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from types import FrameType
 
 import structlog
@@ -17,9 +18,11 @@ from calico_k8s.felix.agent import Agent, Identity
 from calico_k8s.felix.iptables.backend import detect_backend
 from calico_k8s.felix.iptables.programs import Backend
 from calico_k8s.felix.kernel import Kernel
+from calico_k8s.felix.metrics import Metrics
 from calico_k8s.felix.status import StatusWriter
 from calico_k8s.model import keys
 from calico_k8s.render.marks import Number, mark_layout
+from calico_k8s.telemetry import Telemetry, serving
 
 SWITCH_S = 0.0005
 """How long the threads beside the loop may keep it from running, of Python's 5 ms: measured, the
@@ -29,25 +32,56 @@ log = structlog.get_logger()
 
 
 class _Watch:
-    """Tells the agent how the syncer is, and the log."""
+    """Tells the agent how the syncer is, and metrics and the log."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
         self.agent: Agent | None = None
 
     def on_state(self, state: SyncState) -> None:
         log.info("datastore", state=state.name.lower())
+        self._metrics.on_store(state)
         if self.agent is not None:
             self.agent.is_store_away = state is not SyncState.IN_SYNC
 
     def on_error(self, error: StoreError) -> None:
         log.warning("datastore", error=str(error))
+        self._metrics.on_store_error(error)
+
+
+class _Health:
+    """Whether the process works; its methods are called from any thread."""
+
+    def __init__(self, agent: Agent, syncer: Syncer, status: StatusWriter) -> None:
+        self._agent = agent
+        self._threads: dict[str, Syncer | StatusWriter] = {
+            "follows the datastore": syncer,
+            "tells status": status,
+        }
+
+    def is_live(self) -> str | None:
+        """None while the loop comes round and the threads beside it run."""
+        quiet_s = time.monotonic() - self._agent.beat_s
+        if quiet_s > self._agent.longest_turn_s:
+            return f"the loop has not come round for {quiet_s:.0f} s"
+        ended = [does for does, thread in self._threads.items() if not thread.is_alive]
+        return (
+            f"the thread that {ended[0]} has ended: please report its last words" if ended else None
+        )
+
+    def is_ready(self) -> str | None:
+        """None while the kernel is as the datastore last said, and is kept so."""
+        return self.is_live() or self._agent.problem()
 
 
 @contextmanager
-def running_parts(identity: Identity, store: Store) -> Iterator[Agent]:
+def running_parts(identity: Identity, store: Store, metrics_port: int = 0) -> Iterator[Agent]:
     """An agent with everything around it that runs beside its loop.
 
+    With a port, metrics, health and readiness are served there.
+
     Raises:
+        UnavailableError: the port is taken.
         KernelError: the kernel or a tool lacks something.
         InputError: a setting cannot be used.
     """
@@ -56,11 +90,19 @@ def running_parts(identity: Identity, store: Store) -> Iterator[Agent]:
     layout = mark_layout(config.mark_mask)
     backend = choose_backend(config)
     kernel = Kernel(backend, layout.mark(Number.HELD), config.lock_timeout_s)
-    queue, watch, status = UpdateQueue(), _Watch(), StatusWriter(store)
+    metrics = Metrics()
+    queue, watch, status = UpdateQueue(), _Watch(metrics), StatusWriter(store)
     syncer = Syncer(store, keys.V1, queue, watch)
     try:
-        with closing(Agent(identity, queue, kernel, status.tell)) as agent:
+        with ExitStack() as ends:
+            agent = ends.enter_context(
+                closing(Agent(identity, queue, kernel, status.tell, metrics))
+            )
             watch.agent = agent
+            if metrics_port:
+                health = _Health(agent, syncer, status)
+                telemetry = Telemetry(metrics.registry, health.is_live, health.is_ready)
+                ends.enter_context(serving(metrics_port, telemetry))
             status.start()
             syncer.start()
             yield agent

@@ -1,6 +1,7 @@
 """What the agent knows of its own health, gathered as it works.
 
-In: what happened.  Out: a :class:`~.status.NodeStatus`, and whether the kernel may be written.
+In: what happened.  Out: a :class:`~.status.NodeStatus`, metrics, and whether the kernel may be
+written.
 """
 
 import os
@@ -10,9 +11,13 @@ import structlog
 from calico_k8s.calc.deltas import LocalEndpoint
 from calico_k8s.calc.graph import Graph
 from calico_k8s.datastore.store import Revision
+from calico_k8s.datastore.updates import Arrival
 from calico_k8s.felix.apply import Written
 from calico_k8s.felix.interfaces import Interfaces
+from calico_k8s.felix.ipsets import Sizes
+from calico_k8s.felix.metrics import DriftKind, Metrics, ProblemKind
 from calico_k8s.felix.status import EndpointState, EndpointStatus, NodeState, NodeStatus
+from calico_k8s.model.addresses import Net
 from calico_k8s.model.names import NodeName
 
 ERRORS_MAX = 20
@@ -24,7 +29,8 @@ log = structlog.get_logger()
 class Report:
     """One agent's health."""
 
-    def __init__(self, node: NodeName, backend: str, started_s: float) -> None:
+    def __init__(self, node: NodeName, backend: str, started_s: float, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._node = node
         self._backend = backend
         self._started_s = started_s
@@ -35,7 +41,7 @@ class Report:
         self._applied_s = 0.0
         self._applied_revision = Revision(0)
         self._drift = 0
-        self.seen_revision = Revision(0)
+        self._seen_revision = Revision(0)
         self.is_store_away = False
 
     @property
@@ -47,6 +53,17 @@ class Report:
     def is_well(self) -> bool:
         """Whether the last write of the kernel did not fail."""
         return self._failure is None
+
+    def problem(self) -> str | None:
+        """Why the kernel may not be as the datastore last said; None where it is."""
+        if self._failure is not None:
+            return f"the kernel is not written: {self._failure}"
+        return None if self._applied_s else "the datastore's first snapshot is not in"
+
+    def note_changes(self, first: Arrival | None, revision: Revision) -> None:
+        """Changes up to a revision have come, the oldest of them ``first``."""
+        self._seen_revision = revision
+        self._metrics.on_changes(first, revision)
 
     def note_stored(self, path: str, problems: tuple[str, ...]) -> None:
         """What was not understood of a stored value; nothing where it is well, or gone."""
@@ -68,40 +85,54 @@ class Report:
     def note_failed(self, error: str) -> None:
         """A write of the kernel failed."""
         self._failure = error
+        self._metrics.on_failed()
 
     def note_well(self) -> None:
         """What failed is no longer tried."""
         self._failure = None
 
-    def note_applied(self, written: Written, now_s: float) -> bool:
+    def note_applied(self, written: Written, duration_s: float, now_s: float) -> bool:
         """The kernel is as the datastore says, up to the revision that was seen.
 
         Whether others should hear of it soon: it is another revision, the first, or good news.
         """
+        is_first = not self._applied_s
         is_news = (
-            not self._applied_s
-            or self._failure is not None
-            or self._applied_revision != self.seen_revision
+            is_first or self._failure is not None or self._applied_revision != self._seen_revision
         )
+        if is_first:
+            self._metrics.on_begun(now_s - self._started_s)
+        self._metrics.on_applied(written, duration_s, self._seen_revision)
         self._failure = None
-        self._applied_revision = self.seen_revision
+        self._applied_revision = self._seen_revision
         self._applied_s = now_s
         if any(written):
             log.debug("kernel written", lines=written.lines, members=written.members)
         return is_news
 
-    def note_drift(self, where: str, count: int) -> None:
+    def note_drift(self, where: DriftKind, count: int) -> None:
         """Something in the kernel had been changed by others, and was mended."""
         if count:
             self._drift += count
+            self._metrics.on_drift(where, count)
             log.warning("mended what another program had changed", where=where, count=count)
 
-    def status(self, graph: Graph, found: Interfaces, groups: int) -> NodeStatus:
-        """The node's status now.  Cost: the node's endpoints."""
+    def status(self, graph: Graph, found: Interfaces, groups: int, sizes: Sizes) -> NodeStatus:
+        """The node's status now, told to the metrics, too.  Cost: the node's endpoints and sets."""
         endpoints = {e.id: endpoint_status(graph, found, e) for e in graph.endpoints.values()}
-        errors = [] if self._failure is None else [self._failure]
-        errors += [problem for problems in self._stored.values() for problem in problems]
-        errors += [*self._settings, *self._problems]
+        problems: dict[ProblemKind, list[str]] = {
+            "kernel": [] if self._failure is None else [self._failure],
+            "network": [_overlap(net, subnet) for net, subnet in sorted(found.overlaps.items())],
+            "stored": [problem for problems in self._stored.values() for problem in problems],
+            "settings": list(self._settings),
+            "rendering": list(self._problems),
+        }
+        errors = [sentence for sentences in problems.values() for sentence in sentences]
+        self._metrics.on_status(
+            [each.state for each in endpoints.values()],
+            {kind: len(sentences) for kind, sentences in problems.items()},
+        )
+        self._metrics.on_sizes(groups, sizes, graph.endpoint_count)
         return NodeStatus(
             node=self._node,
             pid=os.getpid(),
@@ -122,6 +153,13 @@ class Report:
         if not self._applied_s:
             return "waiting"
         return "store-away" if self.is_store_away else "in-sync"
+
+
+def _overlap(pod_net: Net, subnet: Net) -> str:
+    return (
+        f"pod range {pod_net} overlaps {subnet}, which this node is on: it is not used to tell pods"
+        " from other machines; give --workload-interfaces, or another --pod-cidr"
+    )
 
 
 def endpoint_status(graph: Graph, found: Interfaces, endpoint: LocalEndpoint) -> EndpointStatus:

@@ -7,7 +7,7 @@ this thread; the keys of a node that is gone go with its lease.
 
 import threading
 import time
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -23,6 +23,7 @@ AGAIN_S = 1.0
 NodeState = Literal["waiting", "in-sync", "failing", "store-away"]
 EndpointState = Literal["enforced", "no-port", "no-interface", "no-address"]
 """``no-port``: on a bridge, and not yet seen behind a port of it, so it sends nothing."""
+ENDPOINT_STATES: tuple[EndpointState, ...] = get_args(EndpointState)
 
 
 class EndpointStatus(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -92,6 +93,11 @@ class StatusWriter:
         self._lease: LeaseId | None = None
         self._written: dict[str, bytes] = {}
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs: it ends by :meth:`close`, or by a mistake of ours."""
+        return self._thread.is_alive()
 
     def start(self) -> None:
         """Start the thread."""

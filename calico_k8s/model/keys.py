@@ -14,7 +14,7 @@ path below ``/calico``                                 key
 =====================================================  =========================
 
 Paths here are without the ``/calico`` that the store's URL chooses.  A path of ours that no key
-fits (host endpoints, the leader's and the cluster's key, a newer version's) parses to None and is
+fits (host endpoints, the leader's, the cluster's and the writing's key, a newer version's) parses to None and is
 left alone.
 
 Keys are structs, not named tuples: as tuples a profile's rules, tags and labels would be one key
@@ -43,6 +43,8 @@ LEADER_PATH = "/v1/leader"
 """Which controller writes; see :mod:`calico_k8s.controller.fence`."""
 CLUSTER_PATH = "/v1/cluster"
 """Which cluster's policy this is."""
+WRITTEN_PATH = "/v1/written"
+"""When the controller wrote last; see :mod:`calico_k8s.datastore.stamp`."""
 
 
 class ReadyKey(msgspec.Struct, frozen=True):

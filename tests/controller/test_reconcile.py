@@ -1,5 +1,6 @@
 """What is written, what is left alone, and in which order."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,7 @@ from calico_k8s.controller.reconcile import (
     Written,
 )
 from calico_k8s.datastore.factory import open_store
+from calico_k8s.datastore.stamp import decode_stamp
 from calico_k8s.datastore.store import Compare, Delete, Operation, Put, Revision, Store
 from calico_k8s.errors import StoreConflict
 from calico_k8s.model import codec, keys
@@ -45,6 +47,8 @@ def endpoints(count: int) -> Items:
 def stored(store: Store) -> Items:
     found: Items = {}
     for entry in store.read(keys.V1).entries:
+        if entry.key == keys.WRITTEN_PATH:
+            continue
         key = keys.parse_path(entry.key)
         assert key is not None
         value = codec.decode(key, entry.value).value
@@ -102,7 +106,11 @@ def test_what_is_referred_to_is_written_first_and_deleted_last(store: Store) -> 
     reconciler = Reconciler(watched)  # type: ignore[arg-type]  # the rest by __getattr__
     reconciler.sync(endpoints(2))
     reconciler.sync({})
-    done = [(type(each), keys.parse_path(each.key)) for each in watched.done]
+    done = [
+        (type(each), keys.parse_path(each.key))
+        for each in watched.done
+        if each.key != keys.WRITTEN_PATH
+    ]
     assert [kind for kind, _ in done] == [Put] * 4 + [Delete] * 3
     assert done[0][1] == RULES
     assert done[-1][1] == RULES
@@ -116,7 +124,8 @@ def test_a_write_under_a_fence_that_another_changed_writes_nothing(store: Store)
     store.transact([Put("/v1/leader", b"another")])
     with pytest.raises(StoreConflict):
         reconciler.write(endpoints(2), set())
-    assert len(endpoints(1)) + 1 == len(store.read(keys.V1).entries) - 1
+    left = {entry.key for entry in store.read(keys.V1).entries}
+    assert len(left - {"/v1/leader", keys.WRITTEN_PATH}) == len(endpoints(1)) + 1
 
 
 def test_a_value_that_no_store_takes_closes_its_own_and_lets_the_others_through(
@@ -180,4 +189,25 @@ def test_a_write_that_would_take_most_endpoints_is_known_beforehand(store: Store
 def test_nothing_that_differs_is_no_transaction(store: Store) -> None:
     reconciler = Reconciler(store)
     reconciler.sync(endpoints(1))
+    before = store.read(keys.V1)
     assert reconciler.write(endpoints(1), {keys.NodeKey(NodeName("gone"))}) == Written(0, 0)
+    assert store.read(keys.V1) == before
+
+
+def test_when_it_was_written_is_part_of_the_write(store: Store) -> None:
+    reconciler, before = Reconciler(store), time.time()
+    reconciler.sync(endpoints(1))
+    entry = store.get(keys.WRITTEN_PATH)
+    assert entry is not None
+    found = decode_stamp(entry.value)
+    assert found is not None
+    assert (before <= found.written <= time.time(), found.changed) == (True, None)
+    with closing(store.watch(keys.V1, store.read(keys.V1).revision)) as watcher:
+        revision = reconciler.write(endpoints(2), set(), changed_at=before).revision
+        batch = next(batch for batch in watcher if batch.changes)
+    assert batch.revision == revision, "one transaction"
+    assert len(batch.changes) == 2
+    stamp = decode_stamp(batch.changes[-1].value)
+    assert stamp is not None
+    assert stamp.changed == before
+    assert stamp.written >= found.written

@@ -2,6 +2,7 @@
 
 import select
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calico_k8s.datastore.stamp import Stamp, encode_stamp
 from calico_k8s.datastore.store import Revision
 from calico_k8s.datastore.updates import Pending, Update, UpdateQueue
+from calico_k8s.model.keys import WRITTEN_PATH
 
 updates = st.lists(st.builds(Update, st.sampled_from("abc"), st.none() | st.sampled_from([b"1"])))
 
@@ -78,3 +81,33 @@ def test_a_burst_is_never_seen_in_part(queue: UpdateQueue) -> None:
             takings += 1
     writer.join()
     assert takings
+
+
+def stamp(written: float) -> Update:
+    return Update(WRITTEN_PATH, encode_stamp(Stamp(written)))
+
+
+def test_the_oldest_pending_change_is_known_with_its_stamp(queue: UpdateQueue) -> None:
+    queue.on_updates([Update("/a", b"1"), stamp(1.0)], Revision(1))
+    queue.on_in_sync()
+    assert queue.take().first is None, "a first snapshot is no change"
+    before_s = time.monotonic()
+    queue.on_updates([Update("/a", b"2")], Revision(2))
+    waits_since_s = queue.waits_since_s
+    queue.on_updates([stamp(2.0)], Revision(3))  # of the same write: its last transaction
+    queue.on_updates([Update("/a", b"3"), stamp(3.0)], Revision(4))
+    first = queue.take().first
+    assert first is not None
+    assert waits_since_s is not None
+    assert before_s <= waits_since_s == first.moment_s <= time.monotonic()
+    assert first.stamp == Stamp(2.0)
+    assert (queue.take().first, queue.waits_since_s) == (None, None)
+
+
+@pytest.mark.parametrize("raw", [b"", b"nonsense", b"{}", b'{"written": "now"}', None])
+def test_a_stamp_that_is_not_understood_is_no_stamp(queue: UpdateQueue, raw: bytes | None) -> None:
+    queue.on_in_sync()
+    queue.on_updates([Update(WRITTEN_PATH, raw)], Revision(1))
+    first = queue.take().first
+    assert first is not None
+    assert first.stamp is None

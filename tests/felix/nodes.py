@@ -138,13 +138,15 @@ class Machine:
         ]
         return transact_in_order(self.store, operations) or 0
 
-    def start(self, **settings: str) -> Agent:
+    def start(self, metrics_port: int = 0, **settings: str) -> Agent:
         """Start the agent; settings by name, with ``_`` for ``-``."""
         given = QUICK | {name.replace("_", "-"): text for name, text in settings.items()}
         layer = Layer("command line", {"iptables-backend": self.backend.value, **given})
         identity = Identity(NODE, (layer,), self.state_path)
         running = contextlib.ExitStack()
-        agent = self.agent = running.enter_context(running_parts(identity, self.store))
+        agent = self.agent = running.enter_context(
+            running_parts(identity, self.store, metrics_port)
+        )
         self._thread = threading.Thread(target=self._run, args=(agent,), name="agent")
         self._thread.start()
         self._running = self._ends.enter_context(running)

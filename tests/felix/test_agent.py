@@ -18,9 +18,10 @@ from calico_k8s.felix.agent import Agent
 from calico_k8s.felix.iptables.programs import Backend, program_name, save
 from calico_k8s.felix.kernel import clean_kernel
 from calico_k8s.felix.saved import SavedState, save_state
-from calico_k8s.model.keys import EndpointKey, Key, ReadyKey, SettingKey
+from calico_k8s.model.addresses import Net
+from calico_k8s.model.keys import EndpointKey, Key, NodeKey, ReadyKey, SettingKey
 from calico_k8s.model.names import EndpointId
-from calico_k8s.model.resources import Value, WorkloadEndpoint
+from calico_k8s.model.resources import Node, Value, WorkloadEndpoint
 from calico_k8s.netlink.nftables import NftSocket
 from calico_k8s.render.settings import DEFAULT_MARK_MASK
 from tests.felix.nodes import (
@@ -341,6 +342,26 @@ def test_pods_on_no_interface_or_with_anothers_address_are_told_with_the_reason(
     assert f"{client.addresses[0]} belongs to" in of_client.reason
     assert of_server is not None
     assert of_server.reason == "profile gone is not in the datastore"
+
+
+def test_pod_ranges_that_overlap_the_nodes_own_subnet_are_an_error_in_status(
+    machine: Machine,
+) -> None:
+    ip("link add eth0 type veth peer name far")
+    ip("addr add 10.9.0.1/20 dev eth0")
+    for link in ("eth0", "far"):
+        ip(f"link set {link} up")
+    ip("route add default via 10.9.0.2")
+    machine.start()
+    node = Node(NODE, (NODE_ADDRESS,), pod_cidrs=(Net("10.9.4.0/24"), Net("10.77.0.0/24")))
+    machine.settle(READY | {NodeKey(NODE): node})
+    status = machine.status()
+    assert status is not None
+    (error,) = status.errors
+    assert "10.9.4.0/24 overlaps 10.9.0.0/20" in error
+    assert "--workload-interfaces" in error
+    machine.settle({NodeKey(NODE): Node(NODE, (NODE_ADDRESS,))})
+    assert until(lambda: (machine.status() or status).errors == ())
 
 
 def test_status_is_written_when_something_is_new_and_not_otherwise(

@@ -147,6 +147,27 @@ def test_a_bridge_is_the_pods_before_its_first_pod_where_it_has_a_pod_net() -> N
     assert find_interfaces(state(), Wanted(pod_nets=(Net("fd02::/65"),))).bridges == frozenset()
 
 
+@pytest.mark.parametrize(
+    ("pod_net", "subnet"),
+    [
+        ("192.0.2.0/24", "192.0.2.0/24"),
+        ("192.0.2.128/25", "192.0.2.0/24"),
+        ("192.0.0.0/16", "192.0.2.0/24"),
+        ("10.2.0.0/16", None),
+        ("10.3.0.0/24", None),
+        ("fd02::/64", None),
+    ],
+)
+def test_a_pod_net_of_the_nodes_own_subnet_is_told_and_not_used(
+    pod_net: str, subnet: str | None
+) -> None:
+    also = route("192.0.2.192/26", BRIDGE)  # a bridge inside it: would be taken for the pods'
+    with_bridge = HostState(LINKS, (), (*ROUTES, also))
+    found = find_interfaces(with_bridge, Wanted(pod_nets=(Net(pod_net),)))
+    assert dict(found.overlaps) == ({Net(pod_net): Net(subnet)} if subnet else {})
+    assert (found.bridges == {"cni0"}) == (pod_net in ("10.2.0.0/16", "fd02::/64"))
+
+
 def test_patterns_say_which_interfaces_are_workloads_and_no_other_is() -> None:
     wanted = Wanted(addresses("10.1.0.1", "10.2.0.1"), patterns=("cni*", "other"))
     found = find_interfaces(state(), wanted)

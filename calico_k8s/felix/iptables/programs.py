@@ -16,7 +16,7 @@ from calico_k8s.model.addresses import Version
 from calico_k8s.render.tables import TableName
 
 DEFAULT_LOCK_TIMEOUT_S: Final = 10.0
-_PROGRAM_TIMEOUT_S: Final = 60.0
+PROGRAM_TIMEOUT_S: Final = 60.0
 """Over the lock's: a load of 10,000 rules takes well below a second."""
 
 _LINE = re.compile(r"line:? (\d+)")
@@ -84,7 +84,7 @@ def _run(
             capture_output=True,
             text=True,
             check=False,
-            timeout=lock_timeout_s + _PROGRAM_TIMEOUT_S,
+            timeout=lock_timeout_s + PROGRAM_TIMEOUT_S,
         )
     except FileNotFoundError as error:
         raise IptablesError(f"{command[0]} was not found: install iptables 1.8") from error

@@ -1,0 +1,149 @@
+"""What an agent tells over HTTP, on a real kernel: numbers, whether it lives, whether it is ready."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+from calico_k8s.errors import UnavailableError
+from calico_k8s.felix import agent as agents
+from calico_k8s.felix import process
+from calico_k8s.felix.agent import Identity
+from calico_k8s.felix.iptables.programs import Backend, program_name
+from calico_k8s.felix.status import StatusWriter
+from calico_k8s.model.names import NodeName
+from tests.felix.nodes import (
+    READY,
+    Machine,
+    allow,
+    machine_up,
+    reaches,
+    rules,
+    tags,
+    until,
+)
+from tests.namespaces import Namespace, ip, run
+from tests.test_telemetry import ask
+
+PORT = 9095
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def machine(namespace: Namespace, tmp_path: Path) -> Iterator[Machine]:
+    with machine_up(namespace, tmp_path, Backend.LEGACY) as machine:
+        yield machine
+
+
+@pytest.fixture
+def lock(machine: Machine) -> Iterator[TextIO]:
+    """What legacy iptables programs of this test lock."""
+    with Path(os.environ["XTABLES_LOCKFILE"]).open("a") as file:
+        yield file
+
+
+def metric(name: str) -> float:
+    """The value of a metric of ours; its labels are part of the name."""
+    (line,) = (
+        line
+        for line in ask(PORT, "/metrics")[1].splitlines()
+        if line.startswith(f"calico_k8s_felix_{name} ")
+    )
+    return float(line.split()[1])
+
+
+def test_an_agent_tells_what_it_does(machine: Machine) -> None:
+    client, server = machine.pod("client", 10), machine.pod("server", 11)
+    machine.start(metrics_port=PORT)
+    assert until(
+        lambda: ask(PORT, "/readyz") == (503, "the datastore's first snapshot is not in\n")
+    )
+    assert ask(PORT, "/healthz") == (200, "ok\n")
+    machine.settle(READY | rules("closed", allow("access")) | rules("open", allow()))
+    assert until(lambda: ask(PORT, "/readyz") == (200, "ok\n"))
+    machine.settle(tags("friends", "access") | client.stored("open") | server.stored("closed"))
+    assert not reaches(client, server)
+    machine.settle(client.stored("open", "friends"))
+    assert reaches(client, server)
+    assert until(lambda: metric('endpoints{state="enforced"}') == 2)
+    assert metric("policy_groups") == 4  # two for each direction
+    assert metric("ipset_members") >= 8
+    assert metric("datastore_revision_reached") == metric("datastore_revision_seen") > 1
+    assert metric("apply_latency_seconds_count") >= 2
+    assert metric("apply_duration_seconds_count") >= 2
+    assert metric("oldest_change_seconds") == 0
+    assert metric("enforcing") == metric("datastore_in_sync") == 1
+    ip(f"link del {client.link}")
+    assert until(lambda: metric('endpoints{state="no-interface"}') == 1)
+    run(program_name(machine.backend, 4, "x").removesuffix("-x"), "-t", "mangle", "-F")
+    assert until(lambda: metric('drift_repaired_total{kind="tables"}') >= 1)
+
+
+def test_a_kernel_that_refuses_is_not_ready_and_its_change_is_seen_to_wait(
+    machine: Machine, lock: TextIO
+) -> None:
+    server = machine.pod("server", 11)
+    machine.start(metrics_port=PORT, lock_timeout_s="0.2")
+    machine.settle(READY | rules("closed", allow("access")))
+    assert ask(PORT, "/readyz") == (200, "ok\n")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    machine.put(server.stored("closed"))
+    assert until(lambda: ask(PORT, "/readyz")[0] == 503)
+    assert "lock" in ask(PORT, "/readyz")[1]
+    assert until(lambda: metric("apply_errors_total") >= 2)
+    assert metric("oldest_change_seconds") > 0.2
+    assert metric('problems{kind="kernel"}') == 1
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    assert until(lambda: ask(PORT, "/readyz") == (200, "ok\n"))
+    assert metric("apply_latency_seconds_sum") > 0.2
+
+
+def test_a_loop_that_hangs_is_not_alive_and_lives_again_when_it_goes_on(
+    machine: Machine, lock: TextIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop waits for another program's lock; such a wait counts as a hang here after 1 s."""
+    monkeypatch.setattr(agents.Agent, "longest_turn_s", 1.0)
+    server = machine.pod("server", 11)
+    machine.start(metrics_port=PORT, lock_timeout_s="60")
+    machine.settle(READY | rules("closed", allow("access")))
+    assert ask(PORT, "/healthz") == (200, "ok\n")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    machine.put(server.stored("closed"))
+    assert until(lambda: ask(PORT, "/healthz")[0] == 503)
+    assert "the loop has not come round for" in ask(PORT, "/healthz")[1]
+    assert ask(PORT, "/readyz")[0] == 503
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    assert until(lambda: ask(PORT, "/healthz") == (200, "ok\n"))
+    assert until(lambda: ask(PORT, "/readyz") == (200, "ok\n"))
+
+
+def test_a_loop_with_nothing_to_do_for_long_lives(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents, "BEAT_S", 0.1)
+    agent = machine.start(metrics_port=PORT, status_interval_s="80000")
+    before_s = agent.beat_s
+    assert until(lambda: agent.beat_s > before_s + 0.3)
+
+
+def test_a_thread_that_has_ended_is_not_alive(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.start(metrics_port=PORT)
+    assert ask(PORT, "/healthz") == (200, "ok\n")
+    monkeypatch.setattr(StatusWriter, "is_alive", property(lambda _: False))
+    status, text = ask(PORT, "/healthz")
+    assert (status, "the thread that tells status has ended" in text) == (503, True)
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_done(machine: Machine) -> None:
+    machine.start(metrics_port=PORT)
+    with (
+        pytest.raises(UnavailableError, match=f"{PORT}.*--metrics-port"),
+        process.running_parts(Identity(NodeName("other")), machine.store, PORT),
+    ):
+        pass
