@@ -30,7 +30,7 @@ COMMANDS = {
     "matrix": "policy",
     "signer": "certificates",
     "standalone": "standalone",
-    "status": "stored",
+    "status": "status",
 }
 """Each command's module below this package; the command is the object of its name in it."""
 

@@ -5,11 +5,13 @@ here.
 """
 
 import time
+from collections.abc import Mapping
 
 import structlog
 
 from calico_k8s.controller.wire import PATHS
 from calico_k8s.errors import KubeError
+from calico_k8s.model.status import ENDPOINT_STATES, NODE_STATES
 from calico_k8s.telemetry import MetricSet
 from calico_k8s.translate.findings import Finding, ObjectRef
 
@@ -61,6 +63,10 @@ class Metrics:
         self.synced_at = made.gauge(
             "last_write_timestamp_seconds", "When the datastore was last known to be complete"
         )
+        self._nodes = made.gauge("nodes", "Nodes by what their Felix tells", "state")
+        self._enforcement = made.gauge(
+            "endpoint_states", "Workload endpoints by what their nodes tell", "state"
+        )
         self.too_large = made.gauge("too_large_keys", "Values that no datastore takes")
 
     # What reflectors tell.
@@ -86,6 +92,13 @@ class Metrics:
             log.warning("kubernetes", kind=kind, error=str(error))
 
     # What the loop tells.
+
+    def set_nodes(self, nodes: Mapping[str, int], endpoints: Mapping[str, int]) -> None:
+        """How many nodes, and endpoints, are in which state."""
+        for node_state in NODE_STATES:
+            self._nodes.labels(node_state).set(nodes.get(node_state, 0))
+        for state in ENDPOINT_STATES:
+            self._enforcement.labels(state).set(endpoints.get(state, 0))
 
     def set_findings(self, ref: ObjectRef, findings: tuple[Finding, ...]) -> None:
         """All there are of one object."""

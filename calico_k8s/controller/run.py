@@ -8,7 +8,8 @@ keys are written the reconciler's.
 
     reflectors ─► inbox ─► Translator ─► Reconciler ─► store
     one a kind    news     changes       transactions
-                              └► findings ─► Events, log, metrics
+                              └► findings ─┐
+    nodes' status ─► NodeReports ─► findings ─┴► Teller ─► Events, log, metrics
 
 After any error of the store its state is unknown: the fence is renewed, so that nothing sent before
 can still be done, everything is read again, and what differs is written.  The same happens now and
@@ -29,8 +30,10 @@ from calico_k8s.controller.inbox import Inbox
 from calico_k8s.controller.kube import KubeApi
 from calico_k8s.controller.listing import list_objects
 from calico_k8s.controller.metrics import Metrics
+from calico_k8s.controller.nodes import NodeReports
 from calico_k8s.controller.reconcile import Reconciler, Written
 from calico_k8s.controller.reflector import Pause, Reflector, ReflectorState
+from calico_k8s.controller.telling import Source, Teller
 from calico_k8s.controller.wire import PATHS, Change, uid_of
 from calico_k8s.datastore.store import Store
 from calico_k8s.errors import (
@@ -41,9 +44,10 @@ from calico_k8s.errors import (
     UnavailableError,
 )
 from calico_k8s.model import keys
-from calico_k8s.model.resources import Value
+from calico_k8s.model.names import EndpointId
+from calico_k8s.model.resources import Value, WorkloadEndpoint
 from calico_k8s.translate.cluster import Translator, translate_all
-from calico_k8s.translate.findings import Finding, ObjectRef, Severity
+from calico_k8s.translate.findings import ObjectRef
 from calico_k8s.translate.namespaces import TranslateSettings
 from calico_k8s.translate.objects import Decoded
 
@@ -79,6 +83,10 @@ class Loop:
             Reflector(parts.api, kind, self._inbox, parts.metrics) for kind in PATHS
         ]
         self._translator = Translator(parts.settings)
+        self._nodes = NodeReports(parts.store)
+        self._nodes_at_s: float | None = None
+        """When nodes' reports are looked at next; None until the first sync is in."""
+        self._teller = Teller(parts.metrics, parts.announcer)
         self._reconciler: Reconciler | None = Reconciler(parts.store, parts.fence.compares)
         self._uids: dict[ObjectRef, str] = {}
         self._too_large: set[keys.Key] = set()
@@ -109,6 +117,7 @@ class Loop:
                 reflector.stop()
             for reflector in self._reflectors:
                 reflector.close()
+            self._nodes.close()
 
     def stop(self) -> None:
         """Ends ``run`` soon; from any thread."""
@@ -138,7 +147,7 @@ class Loop:
             return
         changes = self._translator.flush()
         for ref, findings in changes.findings.items():
-            self._tell(ref, findings)
+            self._teller.tell(Source.TRANSLATION, ref, self._uids.get(ref, ""), findings)
         self._uids.clear()
         try:
             if self._clock() >= self._sync_at_s:
@@ -153,6 +162,27 @@ class Loop:
             return
         if self._is_in_sync and arrivals.first_s is not None:
             self._parts.metrics.latency_s.observe(time.monotonic() - arrivals.first_s)
+        self._hear_nodes()
+
+    def _hear_nodes(self) -> None:
+        """Tell what nodes say of pods; they are followed once the datastore is as it should be."""
+        if self._nodes_at_s is None:
+            if self._is_in_sync:
+                self._nodes.start()
+                self._nodes_at_s = self._clock()
+            return
+        if self._clock() < self._nodes_at_s:
+            return
+        self._nodes_at_s = self._clock() + IDLE_S
+        self._parts.metrics.set_nodes(self._nodes.nodes(), self._nodes.endpoints())
+        for endpoint, finding in self._nodes.news().items():
+            ref = ObjectRef("Pod", endpoint.namespace, endpoint.name)
+            findings = () if finding is None else (finding,)
+            self._teller.tell(Source.NODE, ref, self._uid(endpoint), findings)
+
+    def _uid(self, endpoint: EndpointId) -> str:
+        stored = self._translator.items.get(keys.EndpointKey(endpoint))
+        return stored.uid if isinstance(stored, WorkloadEndpoint) else ""
 
     def _wait_s(self) -> float:
         """Until the next try where one is due, else until the next sign of life."""
@@ -162,6 +192,7 @@ class Loop:
 
     def _check_threads(self) -> None:
         are_alive = [reflector.is_alive for reflector in self._reflectors]
+        are_alive.append(self._nodes_at_s is None or self._nodes.is_alive)
         if not (all(are_alive) and self._parts.announcer.is_alive):
             raise UnavailableError("a thread has ended: its last words are above, please report it")
 
@@ -174,15 +205,6 @@ class Loop:
             self._translator.report(ref, change.findings)
         else:
             self._translator.update(change.object)
-
-    def _tell(self, ref: ObjectRef, findings: tuple[Finding, ...]) -> None:
-        for finding in findings:
-            level = "error" if finding.severity is Severity.ERROR else "warning"
-            getattr(log, level)(
-                "finding", code=finding.code, object=str(ref), message=finding.message
-            )
-        self._parts.metrics.set_findings(ref, findings)
-        self._parts.announcer.tell(ref, self._uids.get(ref, ""), findings)
 
     # The store.
 

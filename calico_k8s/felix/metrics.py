@@ -28,7 +28,7 @@ from calico_k8s.errors import StoreError
 from calico_k8s.felix.apply import Written
 from calico_k8s.felix.conntrack import CutResult
 from calico_k8s.felix.ipsets import Sizes
-from calico_k8s.felix.status import ENDPOINT_STATES, EndpointState
+from calico_k8s.model.status import ENDPOINT_STATES
 from calico_k8s.telemetry import MetricSet
 
 PREFIX = "calico_k8s_felix"
@@ -180,9 +180,7 @@ class Metrics:
         self._cut.inc(result.cut)
         self._restored.inc(result.restored)
 
-    def on_status(
-        self, states: Iterable[EndpointState], problems: Mapping[ProblemKind, int]
-    ) -> None:
+    def on_status(self, states: Iterable[str], problems: Mapping[ProblemKind, int]) -> None:
         """How the node's endpoints are, and how much is wrong.  Cost: O(endpoints)."""
         count_by_state = Count(states)
         for state, gauge in self._endpoints.items():

@@ -16,9 +16,10 @@ from calico_k8s.felix.apply import Written
 from calico_k8s.felix.interfaces import Interfaces
 from calico_k8s.felix.ipsets import Sizes
 from calico_k8s.felix.metrics import DriftKind, Metrics, ProblemKind
-from calico_k8s.felix.status import EndpointState, EndpointStatus, NodeState, NodeStatus
+from calico_k8s.felix.status import NodeStatus
 from calico_k8s.model.addresses import Net
 from calico_k8s.model.names import NodeName
+from calico_k8s.model.status import EndpointState, EndpointStatus, NodeState
 
 ERRORS_MAX = 20
 """A status holds no more: the rest is in the log."""

@@ -7,30 +7,24 @@ this thread; the keys of a node that is gone go with its lease.
 
 import threading
 import time
-from typing import Literal, get_args
 
 import msgspec
 
 from calico_k8s.datastore.store import Delete, LeaseId, Operation, Put, Store, transact_in_order
 from calico_k8s.errors import StoreError, StoreLeaseLost
-from calico_k8s.model.keys import STATUS
 from calico_k8s.model.names import EndpointId, NodeName
+from calico_k8s.model.status import (
+    ENFORCED,
+    EndpointStatus,
+    NodeState,
+    StoredStatus,
+    endpoint_status_path,
+    status_path,
+)
 
 LEASE_S = 30
 KEEP_ALIVE_S = 10.0
 AGAIN_S = 1.0
-
-NodeState = Literal["waiting", "in-sync", "failing", "store-away"]
-EndpointState = Literal["enforced", "no-port", "no-interface", "no-address"]
-"""``no-port``: on a bridge, and not yet seen behind a port of it, so it sends nothing."""
-ENDPOINT_STATES: tuple[EndpointState, ...] = get_args(EndpointState)
-
-
-class EndpointStatus(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``/felix/v2/host/NODE/endpoint/NS.POD``: how one endpoint is, and why it is not better."""
-
-    state: EndpointState
-    reason: str = ""
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
@@ -50,33 +44,6 @@ class NodeStatus(msgspec.Struct, frozen=True):
     drift_repaired: int = 0
     errors: tuple[str, ...] = ()
     endpoints: dict[EndpointId, EndpointStatus] = {}
-
-
-class StoredStatus(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``/felix/v2/host/NODE/status``."""
-
-    node: str
-    pid: int
-    started: float
-    state: str
-    revision: int
-    backend: str
-    endpoints: int
-    enforced: int
-    groups: int
-    applied: float
-    drift_repaired: int = 0
-    errors: tuple[str, ...] = ()
-
-
-def status_path(node: NodeName) -> str:
-    """Where a node's status is."""
-    return f"{STATUS}host/{node}/status"
-
-
-def endpoint_status_path(endpoint: EndpointId) -> str:
-    """Where an endpoint's state is."""
-    return f"{STATUS}host/{endpoint.node}/endpoint/{endpoint.namespace}.{endpoint.name}"
 
 
 class StatusWriter:
@@ -183,7 +150,7 @@ def _encode(status: NodeStatus) -> dict[str, bytes]:
         revision=status.revision,
         backend=status.backend,
         endpoints=len(states),
-        enforced=sum(each.state == "enforced" for each in states.values()),
+        enforced=sum(each.state == ENFORCED for each in states.values()),
         groups=status.groups,
         applied=status.applied,
         drift_repaired=status.drift_repaired,

@@ -19,10 +19,10 @@ import msgspec
 import calico_k8s
 from calico_k8s.datastore.store import Revision, Store
 from calico_k8s.errors import InputError, KernelError, StoreUnavailable
-from calico_k8s.felix.status import StoredStatus, status_path
 from calico_k8s.lab.cluster import NodeSite
 from calico_k8s.lab.netns import entered
 from calico_k8s.model.names import NodeName
+from calico_k8s.model.status import StoredStatus, status_path
 
 STOP_TIMEOUT_S = 5.0
 POLL_S = 0.003

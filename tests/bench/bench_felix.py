@@ -34,7 +34,6 @@ from calico_k8s.datastore.store import Put, Store, transact_in_order
 from calico_k8s.datastore.syncer import Syncer, SyncState
 from calico_k8s.datastore.updates import UpdateQueue
 from calico_k8s.errors import StoreError
-from calico_k8s.felix.status import StoredStatus, status_path
 from calico_k8s.model import codec, keys
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.keys import Key
@@ -52,6 +51,7 @@ from calico_k8s.model.resources import (
     Value,
     WorkloadEndpoint,
 )
+from calico_k8s.model.status import StoredStatus, status_path
 from calico_k8s.netlink.ipset import Edit, IpsetSocket, MemberCommand
 from calico_k8s.render.tables import IpsetName, KernelIpset, KernelMember
 from tests.etcd.servers import etcd_cluster

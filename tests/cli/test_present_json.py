@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from calico_k8s.sources.expand import expand
 from calico_k8s.translate.cluster import translate_all
 from tests.cli.manifests import TWO_TIERS, pod
 from tests.cli.program import run
+from tests.cli.test_status import BAD, GOOD, SILENT, tell, tell_pod, write
 from tests.states import both, netset, policy, tier
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +114,18 @@ def test_stored_lists_are_as_documented(tmp_path: Path) -> None:
         rows = run("get", what, "--datastore", url, "-o", "json").json
         assert rows, what
         check("get", rows)
+
+
+def test_nodes_are_as_documented(tmp_path: Path) -> None:
+    url = f"sqlite://{tmp_path / 'state.db'}"
+    with closing(open_store(url)) as store:
+        write(store, GOOD, BAD, SILENT)
+        tell(store, GOOD, 1)
+        tell(store, BAD, 1, "failing", "why")
+        tell_pod(store, "web", "no-interface", "why")
+    rows = run("status", "--datastore", url, "-o", "json").json
+    check("status", rows)
+    assert len(rows) == 3
 
 
 def test_yaml_says_the_same_as_json(app: Path) -> None:

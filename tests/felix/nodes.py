@@ -22,7 +22,6 @@ from calico_k8s.datastore.store import Delete, Operation, Put, Store, transact_i
 from calico_k8s.felix.agent import Agent, Identity
 from calico_k8s.felix.iptables.programs import Backend, save
 from calico_k8s.felix.process import running_parts
-from calico_k8s.felix.status import EndpointStatus, StoredStatus, endpoint_status_path, status_path
 from calico_k8s.model import codec
 from calico_k8s.model.addresses import Address, Version
 from calico_k8s.model.keys import (
@@ -50,6 +49,7 @@ from calico_k8s.model.resources import (
     Value,
     WorkloadEndpoint,
 )
+from calico_k8s.model.status import EndpointStatus, StoredStatus, endpoint_status_path, status_path
 from tests.namespaces import Namespace, ip, new_namespace, run
 
 NODE = NodeName("n1")

@@ -1,0 +1,132 @@
+"""``status``: how every node is, and which pods it cannot enforce, and why.
+
+In: what each Felix has told under its lease.  Out: a row for each node, and below them a line for
+each thing that is wrong; exit code 1 if there is one.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import click
+
+from calico_k8s.cli.options import (
+    DatastoreOptions,
+    datastore_options,
+    open_datastore,
+    output_option,
+)
+from calico_k8s.cli.present import Row, paint, print_data, table
+from calico_k8s.controller.stored import read_items
+from calico_k8s.datastore.store import Store
+from calico_k8s.model import keys
+from calico_k8s.model.names import EndpointId, NodeName
+from calico_k8s.model.status import (
+    ENFORCED,
+    HOSTS,
+    EndpointStatus,
+    StoredStatus,
+    decode_status,
+    parse_status_path,
+)
+
+SILENT = "silent"
+"""The state of a node that Kubernetes has and whose agent tells nothing."""
+NEVER_TOLD = "no agent has told its status: is Felix running there?"
+
+
+class Told(NamedTuple):
+    """What nodes have told."""
+
+    nodes: dict[NodeName, StoredStatus]
+    lacking: dict[EndpointId, EndpointStatus]
+    """The endpoints of which there is something to say."""
+    expected: frozenset[NodeName]
+    """Every node that there is."""
+    newest: int
+    """The revision of the newest change for them."""
+
+
+@click.command("status")
+@datastore_options
+@output_option
+@click.pass_context
+def status_command(ctx: click.Context, output: str, datastore: DatastoreOptions) -> None:
+    r"""Print every node: alive, revision, lag, endpoints, errors; exit 1 if something is not well.
+
+    Pods whose policy a node cannot enforce are named, with the reason.
+
+    \b
+    Example:
+      calico-k8s status --datastore etcd://127.0.0.1:2379
+    """
+    with open_datastore(datastore) as store:
+        told = _read(store)
+    rows = [_row(node, told) for node in sorted(told.expected | told.nodes.keys())]
+    print_data(rows, output, lambda: _lines(rows))
+    if any(row["state"] != "in-sync" or row["errors"] or row["not_enforced"] for row in rows):
+        ctx.exit(1)
+
+
+def _read(store: Store) -> Told:
+    items = read_items(store).items
+    stored = store.read(keys.V1).entries
+    told = Told(
+        {},
+        {},
+        frozenset(key.node for key in items if isinstance(key, keys.NodeKey)),
+        max((entry.mod_revision for entry in stored), default=0),
+    )
+    for entry in store.read(HOSTS).entries:
+        match parse_status_path(entry.key):
+            case EndpointId() as endpoint:
+                state = decode_status(entry.value, EndpointStatus)
+                if state is not None and (state.state != ENFORCED or state.reason):
+                    told.lacking[endpoint] = state
+            case str() as node:
+                status = decode_status(entry.value, StoredStatus)
+                if status is not None:
+                    told.nodes[node] = status
+            case None:
+                pass  # a newer version's
+    return told
+
+
+def _row(node: NodeName, told: Told) -> Row:
+    status = told.nodes.get(node)
+    if status is None:
+        return {"node": node, "state": SILENT, "errors": [NEVER_TOLD], "not_enforced": []}
+    age_s = round(max(0.0, time.time() - status.applied), 1) if status.applied else None
+    return {
+        "node": node,
+        "state": status.state,
+        "revision": status.revision,
+        "behind": max(0, told.newest - status.revision),
+        "applied_s_ago": age_s,
+        "endpoints": status.endpoints,
+        "enforced": status.enforced,
+        "groups": status.groups,
+        "backend": status.backend,
+        "drift_repaired": status.drift_repaired,
+        "errors": list(status.errors),
+        "not_enforced": [
+            {"pod": endpoint.pod, "state": state.state, "reason": state.reason}
+            for endpoint, state in sorted(told.lacking.items())
+            if endpoint.node == node
+        ],
+    }
+
+
+def _lines(rows: Sequence[Row]) -> Iterator[str]:
+    """The nodes in columns, and what is wrong with each in sentences."""
+    yield from table([_without(row, "errors", "not_enforced") for row in rows])
+    for row in rows:
+        for error in row["errors"]:
+            yield paint(f"{row['node']}: error: {error}", "deny")
+        for pod in row["not_enforced"]:
+            word = "in part" if pod["state"] == ENFORCED else pod["state"]
+            yield paint(f"{row['node']}: {pod['pod']}: {word}: {pod['reason']}", "deny")
+
+
+def _without(row: Mapping[str, object], *names: str) -> Row:
+    return {name: value for name, value in row.items() if name not in names}
