@@ -9,8 +9,8 @@ from typing import Protocol
 
 import click
 
-from calico_k8s.cli.logging import set_up_logging
-from calico_k8s.cli.options import log_level_option, option
+from calico_k8s.cli.logging import LogOptions, log_options, logging_of
+from calico_k8s.cli.options import metrics_port_option, option
 from calico_k8s.datastore.location import EtcdLocation, parse_url
 from calico_k8s.errors import InputError
 from calico_k8s.model.addresses import Address, parse_address
@@ -58,14 +58,8 @@ def _parse_addresses(
     show_default=True,
     help="How long a certificate lasts at most; it is renewed after two thirds.",
 )
-@option(
-    "--metrics-port",
-    type=click.IntRange(0, 65535),
-    default=METRICS_PORT,
-    show_default=True,
-    help="For /metrics, /healthz and /readyz; 0 for none.",
-)
-@log_level_option
+@metrics_port_option(METRICS_PORT)
+@log_options
 def signer_command(
     *,
     datastore: str,
@@ -73,7 +67,7 @@ def signer_command(
     directory: Path,
     valid_s: int,
     metrics_port: int,
-    log_level: str,
+    log: LogOptions,
 ) -> None:
     r"""Sign certificates for etcd's members and clients, and keep etcd's users, until stopped.
 
@@ -81,7 +75,6 @@ def signer_command(
     Example:
       calico-k8s signer --members 10.0.0.1 --datastore etcd://10.0.0.1:12379 --directory /run/signer
     """
-    set_up_logging(log_level)
     # Imported here: `--help` does without.
     from calico_k8s.certificates.requests import Rules
     from calico_k8s.certificates.signer import Options, Signer
@@ -93,8 +86,8 @@ def signer_command(
     rules = Rules(
         own_namespace() or DEFAULT_NAMESPACE, frozenset(members), dt.timedelta(seconds=valid_s)
     )
-    api = connect()
-    _run(Signer(api, Options(rules, location, directory, metrics_port)))
+    with logging_of("signer", log):
+        _run(Signer(connect(), Options(rules, location, directory, metrics_port)))
 
 
 @click.command("certificate")
@@ -115,7 +108,7 @@ def signer_command(
     help="For current/ca.pem, current/cert.pem and current/key.pem.",
 )
 @option("--check", is_flag=True, help="Only say whether the certificate is there and lasts.")
-@log_level_option
+@log_options
 def certificate_command(
     *,
     holder: str,
@@ -123,7 +116,7 @@ def certificate_command(
     address: tuple[Address, ...],
     directory: Path,
     check: bool,
-    log_level: str,
+    log: LogOptions,
 ) -> None:
     r"""Hold a certificate for etcd: ask the signer for it, and again before it ends.
 
@@ -132,7 +125,6 @@ def certificate_command(
       calico-k8s certificate felix --node worker-1 --directory /var/lib/calico-k8s/felix/certificate
       calico-k8s certificate felix --directory /var/lib/calico-k8s/felix/certificate --check
     """
-    set_up_logging(log_level)
     # Imported here: `--help` does without.
     from calico_k8s.certificates.authority import Subject
     from calico_k8s.certificates.holder import Keeper, Wish, problem_of
@@ -156,7 +148,8 @@ def certificate_command(
         directory,
         dt.timedelta(seconds=VALID_S),
     )
-    _run(Keeper(connect(), wish))
+    with logging_of("certificate", log):
+        _run(Keeper(connect(), wish))
 
 
 def _run(process: _Process) -> None:

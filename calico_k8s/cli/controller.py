@@ -13,12 +13,11 @@ import click
 import msgspec
 
 from calico_k8s.cli.kube import KubeOptions, kube_options
-from calico_k8s.cli.logging import set_up_logging
+from calico_k8s.cli.logging import LogOptions, log_options, logging_of
 from calico_k8s.cli.node import keep_setting, setting_layers
 from calico_k8s.cli.options import (
     DatastoreOptions,
     datastore_options,
-    log_level_option,
     metrics_port_option,
     open_datastore,
     option,
@@ -84,14 +83,14 @@ def lease_options(command: Callable[..., None]) -> Callable[..., None]:
     callback=keep_setting,
 )
 @lease_options
-@log_level_option
 @metrics_port_option(METRICS_PORT)
+@log_options
 @datastore_options
 def controller_command(
     *,
     metrics_port: int,
-    log_level: str,
     lease: LeaseChoice | None,
+    log: LogOptions,
     kube: KubeOptions,
     datastore: DatastoreOptions,
 ) -> None:
@@ -102,7 +101,6 @@ def controller_command(
       calico-k8s controller --kubeconfig --datastore etcd://127.0.0.1:2379
       calico-k8s controller --leader-elect --datastore etcd://10.0.0.1:2379,10.0.0.2:2379
     """
-    set_up_logging(log_level)
     # Imported here: `--help` does without.
     from calico_k8s.controller.kube import connect, own_namespace
     from calico_k8s.controller.lease import lease_times
@@ -118,8 +116,8 @@ def controller_command(
         lease=lease_found,
         metrics_port=metrics_port,
     )
-    api = connect(kube.kubeconfig, kube.context)
-    with open_datastore(datastore, Access.READ_WRITE) as store:
+    with logging_of("controller", log), open_datastore(datastore, Access.READ_WRITE) as store:
+        api = connect(kube.kubeconfig, kube.context)
         controller = Controller(api, store, options)
 
         def stop(_number: int, _frame: FrameType | None) -> None:

@@ -8,11 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
-from calico_k8s.cli.logging import set_up_logging
+from calico_k8s.cli.logging import LogOptions, log_options, logging_of
 from calico_k8s.cli.options import (
     DatastoreOptions,
     datastore_options,
-    log_level_option,
     metrics_port_option,
     open_datastore,
     option,
@@ -91,7 +90,7 @@ def setting_layers(ctx: click.Context) -> tuple[Layer, ...]:
     show_default=True,
     help="What a rebooted node starts from.",
 )
-@log_level_option
+@log_options
 @metrics_port_option(FELIX_METRICS_PORT)
 @datastore_options
 @felix_settings
@@ -102,7 +101,7 @@ def felix_command(  # noqa: PLR0913 - one for each option
     node: str | None,
     once: bool,
     state_file: str,
-    log_level: str,
+    log: LogOptions,
     metrics_port: int,
     datastore: DatastoreOptions,
 ) -> None:
@@ -115,7 +114,6 @@ def felix_command(  # noqa: PLR0913 - one for each option
     if ctx.invoked_subcommand is not None:
         return
     require_root()
-    set_up_logging(log_level)
     # Imported here: `felix clean` and `--help` do without.
     from calico_k8s.felix.agent import Identity
     from calico_k8s.felix.process import run_until_signalled, running_parts
@@ -123,6 +121,7 @@ def felix_command(  # noqa: PLR0913 - one for each option
 
     identity = Identity(NodeName(node or platform.node()), setting_layers(ctx), Path(state_file))
     with (
+        logging_of("felix", log),
         open_datastore(datastore, Access.READ_WRITE) as store,
         running_parts(identity, store, 0 if once else metrics_port) as agent,
     ):

@@ -36,17 +36,6 @@ def output_option(command: _F) -> _F:
     )(command)
 
 
-def log_level_option(command: _F) -> _F:
-    """``--log-level``, for what goes on until stopped."""
-    return option(
-        "--log-level",
-        type=click.Choice(["debug", "info", "warning", "error"]),
-        default="info",
-        show_default=True,
-        help="What is worth a line.",
-    )(command)
-
-
 def metrics_port_option(port: int) -> Callable[[_F], _F]:
     """``--metrics-port``."""
     return option(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from calico_k8s.cli.logging import set_up_logging
+from calico_k8s.cli.logging import LogOptions, log_options, logging_of
 from calico_k8s.cli.node import (
     DEFAULT_STATE,
     FELIX_METRICS_PORT,
@@ -16,7 +16,6 @@ from calico_k8s.cli.node import (
 )
 from calico_k8s.cli.options import (
     DatastoreOptions,
-    log_level_option,
     metrics_port_option,
     open_datastore,
     option,
@@ -47,7 +46,7 @@ DEFAULT_STORE = "sqlite:///var/lib/calico-k8s/standalone.db"
     show_default=True,
     help="What a rebooted node starts from.",
 )
-@log_level_option
+@log_options
 @metrics_port_option(FELIX_METRICS_PORT)
 @settings_options
 @felix_settings
@@ -59,7 +58,7 @@ def standalone_command(  # noqa: PLR0913 - one for each option
     node: str | None,
     datastore: str,
     state_file: str,
-    log_level: str,
+    log: LogOptions,
     metrics_port: int,
     settings: TranslateSettings,
 ) -> None:
@@ -72,7 +71,6 @@ def standalone_command(  # noqa: PLR0913 - one for each option
       calico-k8s standalone /etc/calico-k8s/manifests
     """
     require_root()
-    set_up_logging(log_level)
     # Imported here: `--help` does without.
     from calico_k8s.controller.directory import DirectoryController
     from calico_k8s.felix.agent import Identity
@@ -82,7 +80,10 @@ def standalone_command(  # noqa: PLR0913 - one for each option
     identity = Identity(NodeName(node or platform.node()), setting_layers(ctx), Path(state_file))
     if datastore.startswith("sqlite://"):
         Path(datastore.removeprefix("sqlite://")).parent.mkdir(0o700, parents=True, exist_ok=True)
-    with open_datastore(DatastoreOptions(datastore), Access.READ_WRITE) as store:
+    with (
+        logging_of("standalone", log),
+        open_datastore(DatastoreOptions(datastore), Access.READ_WRITE) as store,
+    ):
         controller = DirectoryController(directories, settings, store)
         controller.start()
         with closing(controller), running_parts(identity, store, metrics_port) as agent:

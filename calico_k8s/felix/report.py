@@ -101,6 +101,8 @@ class Report:
         is_news = (
             is_first or self._failure is not None or self._applied_revision != self._seen_revision
         )
+        if is_first or self._failure is not None:
+            log.info("enforcing", node=self._node, revision=self._seen_revision)
         if is_first:
             self._metrics.on_begun(now_s - self._started_s)
         self._metrics.on_applied(written, duration_s, self._seen_revision)

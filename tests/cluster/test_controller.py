@@ -382,5 +382,7 @@ def test_who_has_no_rights_is_told_so(kube: ApiServer, url: str, tmp_path: Path)
     controller = CommandController(kube.kubeconfig(NOBODY), url, tmp_path)
     controller.start()
     assert controller.wait() == 3
-    assert 'namespaces "kube-system" is forbidden' in controller.log
+    (last,) = map(msgspec.json.decode, controller.log.splitlines()[-1:])
+    assert (last["level"], last["event"]) == ("critical", "ended by an error")
+    assert 'namespaces "kube-system" is forbidden' in last["error"]
     assert "Traceback" not in controller.log
