@@ -318,6 +318,7 @@ class Agent:
         if drifted:
             self._enforcer.mend()
         self._report.note_drift("ipsets", drifted)
+        self._report.note_drift("tables", self._kernel.applier.mend_words())
         if self._settings.config.cut_connections:
             self._cutting.touch_all()
             self._schedule.by(Task.JUDGE, now_s)

@@ -30,6 +30,9 @@ class TableWriter(Protocol):
     def has_drifted(self) -> bool:
         """Whether something is other than desired, however it came to be."""
 
+    def mend_words(self) -> int:
+        """Write chains again whose rules are not word for word as desired; how many."""
+
 
 class Written(NamedTuple):
     """What a batch wrote; all zero where nothing differed."""
@@ -99,6 +102,10 @@ class Applier:
         for driver in drifted:
             driver.apply()
         return len(drifted)
+
+    def mend_words(self) -> int:
+        """Mend chains in which another program replaced a rule where it stands; how many."""
+        return sum(driver.mend_words() for driver in self._tables.values())
 
     def saved(self, boot_id: str, backend: str) -> SavedState:
         """What is desired now, for the disk."""

@@ -179,6 +179,24 @@ def test_a_table_flushed_or_a_jump_displaced_is_mended_within_a_second(
     assert until(lambda: (told := walls.status()) is not None and told.drift_repaired == 1, 1)
 
 
+def test_a_rule_of_ours_replaced_in_place_is_mended_by_the_resync_and_counted(
+    machine: Machine, client: PodSite, server: PodSite, other: PodSite
+) -> None:
+    machine.start(resync_interval_s="1")
+    everybody = client.stored("open") | server.stored("closed") | other.stored("open")
+    machine.settle(READY | rules("closed") | rules("open", allow()) | everybody)
+    assert not reaches(other, server)
+    before, tool = machine.held(), program_name(machine.backend, 4, "x").removesuffix("-x")
+    told = machine.status()
+    run(tool, "-t", "mangle", "-R", "cali-deny", "1", "-j", "RETURN")
+    assert reaches(other, server), "the number of rules is the same"
+    assert until(lambda: machine.held() == before, 2.5)
+    assert not reaches(other, server)
+    assert told is not None
+    drift = told.drift_repaired + 1
+    assert until(lambda: (now := machine.status()) is not None and now.drift_repaired == drift, 1)
+
+
 def is_first(machine: Machine) -> bool:
     """Whether our jump stands before another program's rule in FORWARD."""
     saved = save(machine.backend, 4, "mangle").splitlines()

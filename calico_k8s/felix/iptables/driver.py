@@ -37,11 +37,14 @@ from calico_k8s.felix.iptables.programs import (
     save,
     saved_texts,
 )
+from calico_k8s.felix.iptables.texts import Spelling, Texts, printed_texts
 from calico_k8s.model.addresses import Version
-from calico_k8s.render.tables import Table, TableName
+from calico_k8s.render.tables import ChainName, Table, TableName
 
 APPLY_ATTEMPTS: Final = 4
 """A program that changes the same table in the same instants is waited for this often."""
+_DOUBTED: Final = (RuleHash("?"),)
+"""Stands for the rules of a chain whose hash is not believed."""
 
 
 class TableReader(Protocol):
@@ -87,6 +90,11 @@ class TableDriver:
         self._hook_texts: dict[RuleHash, str] = {}
         self._held: Held | None = None
         self._stamp: int | None = None
+        self._spelling = Spelling()
+        self._compared: int | None = None
+        """The stamp at which every word was as it should be."""
+        self._doubted: frozenset[ChainName] = frozenset()
+        """Chains that are written again, whatever the hash in them says."""
         self._kept_chains: frozenset[str] = frozenset()
 
     def close(self) -> None:
@@ -114,6 +122,32 @@ class TableDriver:
             held = self._read()
         return bool(self._plan(held).line_count)
 
+    def mend_words(self) -> int:
+        """Compare every word of our chains and write those again that differ; how many did.
+
+        Finds what hashes cannot tell: a rule that was replaced where it stands.  Cost: nothing
+        where the nft generation stands still, else an ``iptables-save`` of the table.
+        """
+        if not self._desired.chains:
+            return 0
+        stamp = self._reader.stamp()
+        if stamp is not None and stamp == self._compared:
+            return 0
+        before = self._spelling.differing(self._desired, self._printed())
+        if before:
+            self._doubted = frozenset(before)
+            self.apply()
+            stamp = None  # our own writing: compared again the next time
+            after = self._spelling.differing(self._desired, self._printed())
+            as_before = {name: held for name, held in after.items() if held == before.get(name)}
+            self._spelling.learn(self._desired, as_before)
+            before = {name: held for name, held in before.items() if name not in as_before}
+        self._compared = stamp
+        return len(before)
+
+    def _printed(self) -> dict[str, Texts]:
+        return printed_texts(save(self._backend, self._version, self._table))
+
     def apply(self) -> int:
         """Write what differs in one transaction; the number of lines, 0 where nothing does.
 
@@ -130,6 +164,7 @@ class TableDriver:
             refusal = self._try_write(plan)
             before = held
             if refusal is None:
+                self._doubted = frozenset()
                 written += plan.line_count
                 if self._is_undisturbed():
                     self._held = expected_after(self._desired, before, self._kept_chains)
@@ -161,6 +196,7 @@ class TableDriver:
         return held
 
     def _plan(self, held: Held) -> Plan:
+        held = {**held, **dict.fromkeys(self._doubted & held.keys(), _DOUBTED)}
         try:
             return make_plan(self._desired, held, self._hook_texts, self._kept_chains)
         except KeyError:

@@ -1,6 +1,7 @@
 """The table driver on the real kernel, for both backends and families."""
 
 import contextlib
+import fcntl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,6 +176,57 @@ def test_what_another_program_changed_is_noticed_and_mended(
     ]
     assert len(tool.chain("cali-group")) == 2
     assert tool.chain("cali-empty") == []
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_rule_replaced_where_it_stands_is_found_by_its_words(
+    driver: TableDriver, tool: Tool, version: Version, place: int
+) -> None:
+    driver.set_desired(usual(version))
+    driver.apply()
+    assert driver.mend_words() == 0
+    before = tool.chain("cali-FORWARD"), tool.chain("cali-group")
+    tool("-R cali-FORWARD 1 -j ACCEPT")
+    tool(f"-R cali-group {place} -s {'10.0.0.0/8' if version == 4 else 'fd00::/8'} -j ACCEPT")
+    assert driver.mend_words() == 2
+    assert (tool.chain("cali-FORWARD"), tool.chain("cali-group")) == before
+    assert driver.mend_words() == 0
+    assert driver.apply() == 0
+
+
+def test_a_rule_that_iptables_spells_otherwise_is_written_once_more_and_then_left(
+    driver: TableDriver, tool: Tool, version: Version
+) -> None:
+    driver.set_desired(table(version, {"cali-a": ("-m tcp -p tcp --dport 80 -j DROP", "-j DROP")}))
+    driver.apply()
+    assert driver.mend_words() == 0, "it is not drift"
+    kept = save(tool._backend, version, "filter")
+    assert driver.mend_words() == 0
+    tool("-R cali-a 1 -p tcp -m tcp --dport 80 -j ACCEPT")
+    assert driver.mend_words() == 1
+    assert without_counters(save(tool._backend, version, "filter")) == without_counters(kept)
+
+
+def without_counters(saved: str) -> list[str]:
+    return [line.split(" [")[0] for line in saved.splitlines() if not line.startswith("#")]
+
+
+def test_a_refused_writing_of_a_replaced_rule_is_not_taken_for_its_spelling(
+    namespace: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "lock"))
+    tool, driver = Tool(Backend.LEGACY, 4), TableDriver(Backend.LEGACY, 4, "filter", 1)
+    driver.set_desired(usual(4))
+    driver.apply()
+    before = tool.chain("cali-FORWARD")
+    tool("-R cali-FORWARD 1 -j ACCEPT")
+    with (tmp_path / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(IptablesError, match="lock"):
+            driver.mend_words()
+    assert driver.apply() > 0
+    assert tool.chain("cali-FORWARD") == before
+    driver.close()
 
 
 def test_rules_others_added_stay_when_ours_are_mended(
