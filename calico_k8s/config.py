@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from calico_k8s.errors import InputError
+from calico_k8s.model.addresses import Net, parse_net
 from calico_k8s.render.settings import DEFAULT_MARK_MASK
 
 ENVIRONMENT_PREFIX = "CALICO_K8S_"
@@ -33,7 +34,7 @@ class Config(msgspec.Struct, frozen=True):
     unknown_endpoint_action: Literal["deny", "allow"] = "deny"
     invalid_action: Literal["drop", "allow"] = "drop"
     workload_interfaces: tuple[str, ...] = ()
-    pod_cidr: tuple[str, ...] = ()
+    pod_cidr: tuple[Net, ...] = ()
     cut_connections: bool = True
     resync_interval_s: float = 90.0
     place_check_interval_s: float = 1.0
@@ -81,6 +82,10 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _nets(text: str) -> tuple[Net, ...]:
+    return tuple(map(parse_net, _names(text)))
+
+
 def _switch(text: str) -> bool:
     words = {"true": True, "yes": True, "on": True, "1": True}
     words |= {"false": False, "no": False, "off": False, "0": False}
@@ -119,7 +124,7 @@ OPTIONS = (
     Option("unknown-endpoint-action", _choice("deny", "allow"), "a workload not yet known"),
     Option("invalid-action", _choice("drop", "allow"), "packets conntrack calls invalid"),
     Option("workload-interfaces", _names, "host-side pod interfaces, as in cali*,veth*"),
-    Option("pod-cidr", _names, "this node's pod ranges, where interfaces cannot be found"),
+    Option("pod-cidr", _nets, "this node's own pod nets, in place of its spec.podCIDRs"),
     Option("cut-connections", _switch, "end live connections of flows that become denied"),
     Option("resync-interval-s", _seconds, "how often the kernel is compared whole"),
     Option("place-check-interval-s", _seconds, "how often our jumps' place is checked"),

@@ -37,7 +37,7 @@ from calico_k8s.felix.schedule import Schedule, Task
 from calico_k8s.felix.settings import Settings
 from calico_k8s.felix.status import NodeStatus
 from calico_k8s.model import codec, keys
-from calico_k8s.model.addresses import Address, Net, parse_net
+from calico_k8s.model.addresses import Address
 from calico_k8s.model.names import NodeName
 from calico_k8s.model.resources import Ready
 from calico_k8s.render.marks import mark_layout
@@ -220,6 +220,7 @@ class Agent:
         before = self._attachments.found
         self._attachments.find(self._wanted())
         found = self._attachments.found
+        self._enforcer.configure(self._settings.render_config(found.pod_nets))
         start_s = time.perf_counter()
         applied = self._enforcer.carry_out(self._attachments.by_address, now_s)
         duration_s = time.perf_counter() - start_s
@@ -246,7 +247,6 @@ class Agent:
         self._settings.take(self._graph.settings)
         config = self._settings.config
         self._report.note_settings(self._settings.problems)
-        self._enforcer.configure(self._settings.render_config())
         self._cutting.pod_to_host = config.pod_to_host_action
         self._schedule.by(Task.CHECK_PLACE, now_s + config.place_check_interval_s)
         self._schedule.by(Task.RESYNC, now_s + config.resync_interval_s)
@@ -263,9 +263,7 @@ class Agent:
     def _wanted(self) -> Wanted:
         config = self._settings.config
         record = self._graph.record
-        pod_nets: tuple[Net, ...] = tuple(map(parse_net, config.pod_cidr))
-        if not pod_nets and record is not None:
-            pod_nets = record.pod_cidrs
+        pod_nets = config.pod_cidr or (record.pod_cidrs if record is not None else ())
         endpoints = (a for e in self._graph.endpoints.values() for a in e.addresses)
         return Wanted(frozenset(endpoints), config.workload_interfaces, pod_nets)
 

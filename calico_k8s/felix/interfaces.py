@@ -78,6 +78,8 @@ class Interfaces(msgspec.Struct, frozen=True):
     bridges: frozenset[str] = frozenset()
     own_addresses: frozenset[Address] = frozenset()
     """The node's addresses on those bridges: no pod may speak for them."""
+    pod_nets: tuple[Net, ...] = ()
+    """Those of the nets asked for in which there is nobody but this node's pods."""
     overlaps: Mapping[Net, Net] = {}
     """Pod nets that share addresses with the node's own subnet, with it: they are not used."""
     missing: frozenset[Address] = frozenset()
@@ -108,7 +110,7 @@ def find_interfaces(
             bridge_of[address] = bridge
     bridges = {bridge.number: bridge for bridge in bridge_of.values()}
     overlaps = _overlaps(state.routes, uplinks, wanted.pod_nets)
-    pod_nets = [net for net in wanted.pod_nets if net not in overlaps]
+    pod_nets = tuple(net for net in wanted.pod_nets if net not in overlaps)
     bridges |= _expected_bridges(bridged_routes, wanted.patterns, pod_nets)
     settled = _settle(bridge_of, state, links, before.ports_by_address)
     ports = [link for link in state.links if link.master in bridges and link.kind in PORT_KINDS]
@@ -119,6 +121,7 @@ def find_interfaces(
         unsettled={a: bridge.name for a, bridge in bridge_of.items() if a not in settled},
         workload_ports=frozenset(link.name for link in ports),
         bridges=frozenset(link.name for link in bridges.values()),
+        pod_nets=pod_nets,
         overlaps=overlaps,
         own_addresses=frozenset(own.address for own in state.addresses if own.link in bridges),
         missing=wanted.endpoints - by_address.keys(),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import msgspec
 
 from calico_k8s.config import Layer, resolve
+from calico_k8s.model.addresses import Net
 from calico_k8s.render.settings import RenderConfig, interface_pattern
 
 START_SETTINGS = ("mark_mask", "iptables_backend", "lock_timeout_s")
@@ -35,8 +36,8 @@ class Settings:
         self.config = msgspec.structs.replace(resolved.config, **kept)
         self.problems = (*resolved.problems, *refused)
 
-    def render_config(self) -> RenderConfig:
-        """What chains show of them."""
+    def render_config(self, pod_nets: tuple[Net, ...] = ()) -> RenderConfig:
+        """What chains show of them, with the pod nets that hold."""
         config = self.config
         return RenderConfig(
             mark_mask=config.mark_mask,
@@ -45,4 +46,5 @@ class Settings:
             unknown_endpoint_action=config.unknown_endpoint_action,
             invalid_action=config.invalid_action,
             workload_interfaces=tuple(interface_pattern(p) for p in config.workload_interfaces),
+            pod_nets=pod_nets,
         )

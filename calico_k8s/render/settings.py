@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from calico_k8s.model.addresses import Net
+
 DEFAULT_MARK_MASK = 0xFF001F7F
 """The bits that none of kube-proxy (0x4000, 0x8000), portmap (0x2000), the AWS CNI (0x80) and
 Tailscale (0xff0000) uses."""
@@ -30,6 +32,9 @@ class RenderConfig(msgspec.Struct, frozen=True):
     workload_interfaces: tuple[str, ...] = ()
     """Names of host-side workload interfaces as iptables takes them (``cali+``): closed from the
     moment such an interface appears, before the agent has seen it."""
+    pod_nets: tuple[Net, ...] = ()
+    """Nets from which this node's pods, and nobody else, get their addresses: one of those that is
+    no known endpoint's is closed, whatever interface it is behind, before the agent has seen it."""
 
 
 def interface_pattern(text: str) -> str:

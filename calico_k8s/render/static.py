@@ -23,7 +23,7 @@ most rules.  So chains that every packet walks end in a ``RETURN`` that none rea
 
 from collections.abc import Iterator, Mapping
 
-from calico_k8s.model.addresses import Version
+from calico_k8s.model.addresses import Version, net_range
 from calico_k8s.model.resources import ICMPV6, PROTOCOL_NUMBERS, Direction, IcmpMatch, PortRange
 from calico_k8s.render import names, text
 from calico_k8s.render.marks import MarkLayout, Number, mark_layout
@@ -156,6 +156,7 @@ class _Static:
                 *self._from_workloads(goto(UNKNOWN_SRC), is_wanted=self.drops_unknown),
                 rule(self.is_local_src, DROP),
                 rule(text.ESTABLISHED, goto(ESTABLISHED_ELSEWHERE)),
+                *self._in_pod_nets("src", goto(UNKNOWN_SRC)),
                 *self._only_ipv6(NEIGHBOUR_ELSEWHERE),
                 rule(goto(TO_POD)),
                 UNREACHED,
@@ -174,6 +175,7 @@ class _Static:
             ),
             UNKNOWN_DST: (
                 *self._to_workloads(DROP, is_wanted=self.drops_unknown),
+                *self._in_pod_nets("dst", DROP),
                 *([] if self.accepts else [rule(self.clear)]),
                 rule(RETURN),
             ),
@@ -284,6 +286,12 @@ class _Static:
             *map(text.to_interface, self.config.workload_interfaces),
         )
         return [rule(match, *conditions, target) for match in matches if is_wanted]
+
+    def _in_pod_nets(self, end: str, target: Target) -> Iterator[RuleText]:
+        """For an address that is no known endpoint's: it is a pod's all the same."""
+        for net in self.config.pod_nets if self.drops_unknown else ():
+            if net_range(net).version == self.version:
+                yield rule(text.net_is(end, net), target)
 
     def _neighbours(self, chain: ChainName) -> Iterator[RuleText]:
         if self.version == 6:

@@ -237,15 +237,15 @@ def listen(port: int) -> socket.socket:
 def test_a_setting_that_cannot_be_used_is_told_and_passed_over(
     walls: Machine, client: PodSite, server: PodSite, other: PodSite
 ) -> None:
-    walls.settle(setting("pod-to-host-action", "maybe") | setting("mark-mask", "0xffff"))
+    bad = {"pod-to-host-action": "maybe", "mark-mask": "0xffff", "pod-cidr": "10.1.0.0/33"}
+    walls.settle({key: value for each in bad.items() for key, value in setting(*each).items()})
     status = walls.status()
     assert status is not None
+    assert any("10.1.0.0/33" in error for error in status.errors)
     assert any("'maybe' is not one of" in error for error in status.errors)
     assert any("mark-mask is a flag's" in error for error in status.errors)
     assert stands(client, server, other)
-    walls.settle(
-        {SettingKey(None, "pod-to-host-action"): None, SettingKey(None, "mark-mask"): None}
-    )
+    walls.settle({SettingKey(None, name): None for name in bad})
     assert until(lambda: (walls.status() or status).errors == ())
 
 
@@ -287,6 +287,23 @@ def test_a_lock_that_another_program_holds_is_waited_for(
         revision = machine.put(server.stored("closed"))
     assert until(lambda: machine.is_at(revision), 12)
     assert reaches(client, server)
+
+
+def test_an_address_of_the_nodes_pod_nets_is_closed_while_no_agent_has_seen_its_interface(
+    walls: Machine, client: PodSite, server: PodSite, other: PodSite
+) -> None:
+    pod_nets = (Net("10.1.0.0/24"), Net("fd00:1::/64"))
+    walls.settle({NodeKey(NODE): Node(NODE, (NODE_ADDRESS,), pod_cidrs=pod_nets)})
+    walls.stop()
+    new = walls.pod("new", 13)
+    for version in (4, 6):
+        assert not reaches(new, client, version)
+        assert not reaches(client, new, version)
+    assert connects(walls.namespace, new.addresses[0]), "the node's own probe"
+    assert stands(client, server, other)
+    walls.start()
+    walls.settle(new.stored("open"))
+    assert reaches(client, new)
 
 
 def test_a_lost_datastore_changes_nothing_and_a_new_pod_stays_closed(
@@ -378,6 +395,8 @@ def test_pod_ranges_that_overlap_the_nodes_own_subnet_are_an_error_in_status(
     (error,) = status.errors
     assert "10.9.4.0/24 overlaps 10.9.0.0/20" in error
     assert "--workload-interfaces" in error
+    assert "-s 10.77.0.0/24" in machine.held()["4"]
+    assert "10.9.4.0/24" not in machine.held()["4"], "the node's neighbours are in it"
     machine.settle({NodeKey(NODE): Node(NODE, (NODE_ADDRESS,))})
     assert until(lambda: (machine.status() or status).errors == ())
 

@@ -247,11 +247,15 @@ GOLDEN: Mapping[str, State] = {
         ),
     ),
     "named-interfaces": State(
-        "One annotation, workload interfaces also known by name: closed before they are found;"
-        " what pods send to the node is left to the node's own rules.",
+        "One annotation, workload interfaces also known by name, and the node's pod nets: closed"
+        " before they are found; what pods send to the node is left to the node's own rules.",
         (OPEN_OUT, BACKEND_ONLY),
         TWO_PODS,
         MEMBERS,
-        RenderConfig(workload_interfaces=("cali+", "eni+"), pod_to_host_action="return"),
+        RenderConfig(
+            workload_interfaces=("cali+", "eni+"),
+            pod_nets=nets("10.65.0.0/29", "fd65::/125"),
+            pod_to_host_action="return",
+        ),
     ),
 }

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 import pytest
 
-from calico_k8s.model.addresses import Address
+from calico_k8s.model.addresses import Address, Net
 from calico_k8s.model.resources import IcmpMatch
 from calico_k8s.render.endpoints import Attachment
 from calico_k8s.render.marks import Number, mark_layout
@@ -369,6 +369,28 @@ def test_interfaces_known_by_name_are_closed_before_they_are_found() -> None:
         assert fate(held, "forward", into(new, out_interface=link)) == DENIED
         assert fate(held, "to_host", out(NODE, src=new, in_interface=link)) == DENIED
     assert fate(held, "forward", into(new, out_interface="eni77")) == LEFT
+
+
+def test_addresses_of_the_nodes_pod_nets_are_closed_before_their_interfaces_are_found() -> None:
+    held = kernel(RenderConfig(pod_nets=(Net("10.65.0.0/29"), Net("fd65::/125"))))
+    beside = Address("10.65.1.3")
+    for new in (Address("10.65.0.3"), Address("fd65::3")):
+        away = OUTSIDE6 if ":" in new else OUTSIDE
+        known = POD6 if ":" in new else POD
+        for dst in (away, known):
+            assert fate(held, "forward", out(dst, src=new, in_interface="veth9")) == DENIED
+        for src in (away, known):
+            link = POD_LINK if src == known else UPLINK
+            packet = into(new, src=src, in_interface=link, out_interface="veth9")
+            assert fate(held, "forward", packet) == DENIED
+        own = into(new, src=NODE, in_interface="", out_interface="veth9")
+        assert fate(held, "from_host", own) == LEFT, "the node's own probes"
+    assert fate(held, "forward", out(src=beside, in_interface="veth9")) == LEFT
+    assert fate(held, "forward", into(beside, out_interface="veth9")) == LEFT
+    assert [fate(held, "forward", case[1]) for case in FORWARDED] == [c[2] for c in FORWARDED]
+    lets = RenderConfig(pod_nets=(Net("10.65.0.0/29"),), unknown_endpoint_action="allow")
+    new_out = out(src=Address("10.65.0.3"), in_interface="veth9")
+    assert fate(kernel(lets), "forward", new_out) == LEFT
 
 
 def test_a_held_endpoint_keeps_its_live_flows_and_opens_and_takes_no_others() -> None:
