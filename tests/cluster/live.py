@@ -126,14 +126,20 @@ class LiveCluster(NamedTuple):
 
 @contextmanager
 def live_cluster(
-    folder: Path, *, listen: Iterable[ListenPort], options: LabOptions | None = None
+    folder: Path,
+    *,
+    listen: Iterable[ListenPort],
+    options: LabOptions | None = None,
+    outside: Sequence[LabNode] = (),
 ) -> Iterator[LiveCluster]:
     """A cluster without pods in which everything runs, until the context ends; nothing is left.
+
+    ``outside`` are machines of the same network that are not the cluster's: nothing runs there.
 
     Cost: 6 s.
     """
     options = options or LabOptions()
-    plan = LabPlan(NODES, listen=tuple(listen))
+    plan = LabPlan((*NODES, *outside), listen=tuple(listen))
     with ExitStack() as stack:
         network = stack.enter_context(cluster_up(plan, options.network))
         prober = stack.enter_context(Prober(plan, network.places()))
@@ -157,9 +163,10 @@ def live_cluster(
             stack.callback(each.kill)
             each.start()
         arguments = [*agent_arguments(options), *store.agent_arguments()]
-        agents = Agents(network.nodes, network.directory, arguments)
+        nodes = {node.name: network.nodes[node.name] for node in NODES}
+        agents = Agents(nodes, network.directory, arguments)
         stack.callback(agents.close)
-        for name in network.nodes:
+        for name in nodes:
             agents.start(name)
         cluster = LiveCluster(network, prober, kube, objects, etcd, store, controllers, agents)
         cluster.leader().wait_until_ready()

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from calico_k8s.felix.iptables.programs import Backend
+from calico_k8s.lab.cluster import NodeSite
 from calico_k8s.lab.kernelview import kernel_text
 from calico_k8s.lab.netns import entered
 from calico_k8s.lab.plan import Place, PodId
@@ -110,7 +111,11 @@ def kernels(lab: Lab) -> dict[NodeName, str]:
 
 def on_node(lab: Lab, node: NodeName, *command: str) -> str:
     """What a program printed that ran on a node."""
-    site = lab.cluster.nodes[node]
+    return on_site(lab.cluster.nodes[node], *command)
+
+
+def on_site(site: NodeSite, *command: str) -> str:
+    """The same, of a node of any cluster."""
     environment = {"XTABLES_LOCKFILE": str(site.xtables_lockfile), "PATH": "/usr/sbin:/usr/bin"}
     with entered(site.namespace):
         done = subprocess.run(
