@@ -27,6 +27,7 @@ from calico_k8s.errors import KernelError
 from calico_k8s.felix.attachments import Attachments
 from calico_k8s.felix.cutting import Cutting
 from calico_k8s.felix.enforce import Applied, Enforcer
+from calico_k8s.felix.flows import Allowance
 from calico_k8s.felix.interfaces import Wanted
 from calico_k8s.felix.iptables.programs import PROGRAM_TIMEOUT_S
 from calico_k8s.felix.kernel import Kernel
@@ -55,6 +56,9 @@ TELL_EVERY_ENDPOINTS_S = 0.0001
 COLLECT_EVERY_S = 5.0
 BEAT_S = 5.0
 """The loop comes round so often at least: how it shows that it lives."""
+LOOK_PAUSE_S = 0.02
+"""After a transaction of nftables the place of our rules is looked at, and no more often than this;
+:class:`~.flows.Allowance` has the rest, since a busy program may write all the time."""
 
 log = structlog.get_logger()
 
@@ -101,6 +105,9 @@ class Agent:
         """Whether the kernel holds chains of an earlier run, or of another boot."""
         self._retry_s = RETRY_FIRST_S
         self._told_s = 0.0
+        self._looks = Allowance(time.monotonic())
+        self._look_from_s = 0.0
+        """Our place is not looked at before."""
         self._judge_again: set[Address] = set()
         self._wake_up, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._is_stopping = False
@@ -147,7 +154,9 @@ class Agent:
         now_s = time.monotonic()
         self._schedule.at(Task.TELL, now_s)
         with selectors.DefaultSelector() as selector:
-            for source in (self._queue, self._kernel.interfaces, self._cutting, self._wake_up):
+            kernel = self._kernel
+            sources = (self._queue, kernel.interfaces, kernel.transactions, self._cutting)
+            for source in (*sources, self._wake_up):
                 selector.register(source, selectors.EVENT_READ)
             while not self._is_stopping:
                 wait_s = self._schedule.wait_s(now_s)
@@ -198,6 +207,8 @@ class Agent:
     def _follow(self, now_s: float) -> None:
         """Bring the kernel to what is new, unless a failed write waits for its next try."""
         try:
+            if self._kernel.transactions.has_news() and self._enforcer.has_begun:
+                self._schedule.by(Task.CHECK_PLACE, max(now_s, self._look_from_s))
             is_stale = self._attachments.notice()
             if not self._is_complete:
                 if is_stale and self._is_guarding:
@@ -301,7 +312,11 @@ class Agent:
         try:
             match task:
                 case Task.CHECK_PLACE:
+                    start_s = time.thread_time()
                     self._report.note_drift("tables", self._kernel.applier.mend_tables())
+                    self._report.note_drift("bridges", self._attachments.mend())
+                    rest_s = self._looks.spend(time.thread_time() - start_s, now_s)
+                    self._look_from_s = now_s + max(LOOK_PAUSE_S, rest_s)
                 case Task.RESYNC:
                     self._resync(now_s)
                 case _:

@@ -100,6 +100,10 @@ class Attachments:
         drifted = self._bridges.resync() if self._found.workload_ports else 0
         return drifted and self._bridges.apply()
 
+    def mend(self) -> int:
+        """The same, where a cheap look says that rules of the table are lost."""
+        return self.repair() if self._found.workload_ports and self._bridges.has_lost_rules() else 0
+
     def _guard_bridges(self, found: Interfaces) -> None:
         if not (found.workload_ports or self._found.workload_ports):
             return  # no pod is on a bridge: nft need not even be installed

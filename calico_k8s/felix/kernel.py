@@ -23,6 +23,7 @@ from calico_k8s.felix.order import ChangedSet, Role
 from calico_k8s.felix.recover import recover
 from calico_k8s.felix.saved import SavedState
 from calico_k8s.model.addresses import Version
+from calico_k8s.netlink.nftables import NftEvents
 from calico_k8s.render.marks import MarkLayout, mark_layout
 from calico_k8s.render.tables import WORKLOAD_LINK_GROUP, TableName
 
@@ -44,6 +45,8 @@ class Kernel:
         self.ipsets = IpsetDriver()
         self.interfaces = InterfaceWatcher()
         self.bridges = BridgeDriver()
+        self.transactions = NftEvents()
+        """Of nftables, by any program."""
         self._tables: dict[tuple[Version, TableName], TableDriver] = {
             (version, name): TableDriver(backend, version, name, lock_timeout_s)
             for version in self.versions
@@ -55,6 +58,8 @@ class Kernel:
         """Release every socket; the kernel keeps its state."""
         self.ipsets.close()
         self.interfaces.close()
+        self.bridges.close()
+        self.transactions.close()
         for driver in self._tables.values():
             driver.close()
 

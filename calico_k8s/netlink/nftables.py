@@ -1,14 +1,19 @@
-"""What the kernel's nftables hold, as far as a watcher of iptables-nft needs: generation, rules.
+"""What the kernel's nftables hold, as far as a watcher of our tables needs: generation, rules.
 
-In: a family and a table's name.  Out: chains, rules as raw attributes.  Nothing
-is written here: that is ``iptables-nft-restore`` and ``nft``.
+In: a family and a table's name.  Out: chains, rules as raw attributes; an event for each
+transaction.  Nothing is written here: that is ``iptables-nft-restore`` and ``nft``.
 
 Source: ``linux/netfilter/nf_tables.h``.
 """
 
+import ctypes
+import errno
+import socket
+import struct
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
+from calico_k8s.errors import NetlinkError
 from calico_k8s.model.addresses import Version
 from calico_k8s.netlink.socket import NETLINK_NETFILTER, NetlinkSocket
 from calico_k8s.netlink.wire import (
@@ -22,7 +27,8 @@ from calico_k8s.netlink.wire import (
 )
 
 NFNL_SUBSYS_NFTABLES = 10
-NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETGEN = 4, 7, 16
+NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_NEWGEN, NFT_MSG_GETGEN = 4, 7, 15, 16
+NFNLGRP_NFTABLES = 7
 NFTA_GEN_ID = 1
 NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME = 1, 3
 NFTA_RULE_TABLE, NFTA_RULE_EXPRESSIONS = 1, 4
@@ -30,7 +36,19 @@ NFTA_EXPR_NAME, NFTA_EXPR_DATA = 1, 2
 NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT = 2, 2
 NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN = 1, 2
 NFT_JUMP = 0xFFFFFFFD  # -3
-_FAMILIES: Final = {4: 2, 6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
+TableFamily = Version | Literal["bridge"]
+_FAMILIES: Final[dict[TableFamily, int]] = {4: 2, 6: 10, "bridge": 7}  # NFPROTO_IPV4 ...
+
+_SO_ATTACH_FILTER: Final = 26
+_BPF_WORD: Final = struct.Struct("=HBBI")  # struct sock_filter
+_EVENT_TYPE: Final = socket.ntohs(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN)
+_ONLY_GENERATIONS: Final = (
+    (0x28, 0, 0, 4),  # nlmsg_type, read as a number of the network's order
+    (0x15, 0, 1, _EVENT_TYPE),
+    (0x06, 0, 0, 0xFFFFFFFF),
+    (0x06, 0, 0, 0),
+)
+"""Classic BPF: of a transaction's events, thousands maybe, the one that ends it."""
 
 
 class NftRule(NamedTuple):
@@ -81,7 +99,7 @@ class NftSocket:
                 return int(BE32.unpack(data)[0])
         return 0
 
-    def chains(self, version: Version, table: str) -> list[str]:
+    def chains(self, version: TableFamily, table: str) -> list[str]:
         """The names of a table's chains; none when there is no such table."""
         body = text_attribute(NFTA_CHAIN_TABLE, table)
         found: list[str] = []
@@ -91,7 +109,7 @@ class NftSocket:
                 found.append(attribute_text(attributes[NFTA_CHAIN_NAME]))
         return found
 
-    def rules(self, version: Version, table: str) -> list[NftRule]:
+    def rules(self, version: TableFamily, table: str) -> list[NftRule]:
         """A table's rules, in order within each chain."""
         body = text_attribute(NFTA_RULE_TABLE, table)
         found: list[NftRule] = []
@@ -105,5 +123,37 @@ class NftSocket:
         return found
 
 
-def _request(command: int, version: Version, body: bytes) -> Request:
+class NftEvents:
+    """Tells that some program has ended a transaction; its ``fileno`` may be polled.
+
+    Raises:
+        NetlinkError: from every method.
+    """
+
+    def __init__(self) -> None:
+        self._socket = NetlinkSocket(NETLINK_NETFILTER, (NFNLGRP_NFTABLES,))
+        program = b"".join(_BPF_WORD.pack(*word) for word in _ONLY_GENERATIONS)
+        self._program = ctypes.create_string_buffer(program)
+        described = struct.pack("HP", len(_ONLY_GENERATIONS), ctypes.addressof(self._program))
+        self._socket.set_option(_SO_ATTACH_FILTER, described)
+
+    def fileno(self) -> int:
+        """Readable when :meth:`has_news` has something."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Release the socket."""
+        self._socket.close()
+
+    def has_news(self) -> bool:
+        """Whether there was a transaction since the last call, of ours or another's."""
+        try:
+            return bool(list(self._socket.events()))
+        except NetlinkError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            return True
+
+
+def _request(command: int, version: TableFamily, body: bytes) -> Request:
     return netfilter_request(NFNL_SUBSYS_NFTABLES, command, 0, _FAMILIES[version], body)

@@ -87,6 +87,17 @@ class NetlinkSocket:
         """The descriptor, readable when an event waits."""
         return self._socket.fileno()
 
+    def set_option(self, option: int, value: bytes) -> None:
+        """Set a socket option.
+
+        Raises:
+            NetlinkError: the kernel refused.
+        """
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, option, value)
+        except OSError as error:
+            raise netlink_error("netlink socket", error.errno or 0) from error
+
     def close(self) -> None:
         """Release the descriptor; twice is fine."""
         self._socket.close()

@@ -90,11 +90,12 @@ INTERFACES = Interfaces(
 
 
 @pytest.fixture
-def driver(bridge: Bridge) -> BridgeDriver:
+def driver(bridge: Bridge) -> Iterator[BridgeDriver]:
     driver = BridgeDriver()
     driver.set_desired(INTERFACES)
     assert driver.apply() == 17
-    return driver
+    yield driver
+    driver.close()
 
 
 def udp(source: str) -> bytes:
@@ -214,6 +215,31 @@ def test_what_another_program_changed_is_counted_and_mended(
     assert driver.resync() == drifted
     assert driver.apply() == written
     assert driver.resync() == 0
+    assert not bridge.arrives("veth2", IPV4, udp("10.2.0.2"))
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "flush ruleset",
+        "flush table bridge calico_k8s",
+        "delete table bridge calico_k8s",
+        "flush chain bridge calico_k8s input",
+        "insert rule bridge calico_k8s forward accept",
+    ],
+)
+def test_a_look_that_costs_little_finds_rules_that_are_lost(
+    bridge: Bridge, driver: BridgeDriver, damage: str
+) -> None:
+    assert not driver.has_lost_rules()
+    run("nft", "add table bridge others")
+    assert not driver.has_lost_rules()
+    run("nft", damage)
+    assert driver.has_lost_rules()
+    assert driver.resync() > 0
+    assert driver.apply() > 0
+    assert not driver.has_lost_rules()
     assert not bridge.arrives("veth2", IPV4, udp("10.2.0.2"))
 
 

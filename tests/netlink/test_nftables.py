@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from calico_k8s.netlink.nftables import NftSocket
+from calico_k8s.netlink.nftables import NftEvents, NftSocket
 from tests.namespaces import Namespace, run
 
 pytestmark = pytest.mark.kernel
@@ -24,6 +24,24 @@ def test_a_generation_is_one_transaction_of_any_program(socket: NftSocket) -> No
     assert socket.generation() == before + 1
     run("iptables-nft-restore", "--noflush", stdin="*filter\n:x - [0:0]\n-A x -j DROP\nCOMMIT\n")
     assert socket.generation() == before + 2
+
+
+def test_each_transaction_is_one_event_whatever_it_changed(namespace: Namespace) -> None:
+    events = NftEvents()
+    assert not events.has_news()
+    elements = ", ".join(str(number) for number in range(1, 3000))
+    text = f"table inet other {{ set s {{ type inet_service; elements = {{ {elements} }}; }}; }}"
+    run("nft", "-f", "-", stdin=text)
+    assert len(list(events._socket.events())) == 1
+    run("iptables-nft", "-N", "x")
+    assert events.has_news()
+    assert not events.has_news()
+    run("iptables-legacy", "-N", "x")
+    run("nft", "list", "ruleset")
+    assert not events.has_news()
+    run("nft", "flush", "ruleset")
+    assert events.has_news()
+    events.close()
 
 
 def test_rules_of_one_table_come_in_order_without_its_namesakes(socket: NftSocket) -> None:
