@@ -2,7 +2,7 @@
 
 In come users with what each may do; out go the changes that make etcd hold just that.  A user is
 known by the common name of its certificate and has no password; its one role has its name.  Users
-and roles that somebody else made stay.
+and roles that somebody else made stay, and root.
 
 The etcd3 package knows neither users without a password nor etcd's own word on whether rights are
 enforced, so these messages are written as in :mod:`.wire`.
@@ -76,9 +76,10 @@ class EtcdRights:
         Cost: O(users) for those not seen before; two calls where nothing is new.
         """
         users, roles = self._names("UserList"), self._names("RoleList")
-        for name in sorted(name for name in users - wanted.keys() if is_ours(name)):
+        kept = wanted.keys() | {ROOT_USER}
+        for name in sorted(name for name in users - kept if is_ours(name)):
             self._call("UserDelete", bytes_field(1, name.encode()))
-        for name in sorted(name for name in roles - wanted.keys() if is_ours(name)):
+        for name in sorted(name for name in roles - kept if is_ours(name)):
             self._call("RoleDelete", bytes_field(1, name.encode()))
         self._checked = {name: self._checked[name] for name in self._checked.keys() & users & roles}
         for name, grants in wanted.items():
