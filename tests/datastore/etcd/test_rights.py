@@ -21,10 +21,11 @@ from tests.etcd.servers import EtcdCluster, etcd_cluster
 
 pytestmark = pytest.mark.etcd
 
-READER = {"reader": (Grant("/v1/"),)}
-WRITER = {"writer": (Grant("/v1/", can_write=True), Grant("/felix/v2/"))}
+Users = dict[str, tuple[Grant, ...]]
+READER: Users = {"reader": (Grant("/v1/"),)}
+WRITER: Users = {"writer": (Grant("/v1/", can_write=True), Grant("/felix/v2/"))}
 OWN = "/felix/v2/host/one/"
-NODE = {"node-one": (Grant("/v1/"), Grant(OWN, can_write=True))}
+NODE: Users = {"node-one": (Grant("/v1/"), Grant(OWN, can_write=True))}
 
 
 def is_ours(name: str) -> bool:

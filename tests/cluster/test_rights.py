@@ -1,0 +1,466 @@
+"""Each right that manifests/ gives in the Kubernetes API is needed, and together they are enough.
+
+The rights are read from what kustomize builds and the API server holds.  Each is taken away in
+turn; then what it is for runs, as the service account that has it, by a token as a kubelet asks
+for, until the API server refuses just that.  A right that nothing here asks for fails its test.
+"""
+
+import datetime as dt
+import itertools
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import pytest
+import urllib3
+import yaml
+
+from calico_k8s.certificates.authority import Authority, Subject, new_key, request_pem
+from calico_k8s.certificates.holder import Keeper, Wish
+from calico_k8s.certificates.kube import (
+    REQUESTS,
+    file_request,
+    list_requests,
+    publish,
+    read_request,
+)
+from calico_k8s.certificates.names import AUTHORITY_NAME, Holder
+from calico_k8s.certificates.requests import MEMBER_USAGES, Rules
+from calico_k8s.certificates.signer import Options as SignerOptions
+from calico_k8s.certificates.signer import Signer
+from calico_k8s.controller.kube import Document, KubeApi, Query, connect
+from calico_k8s.controller.lease import API as LEASES
+from calico_k8s.controller.lease import LeaseTimes
+from calico_k8s.controller.process import LEASE_NAME, Controller, LeaseOptions, Options
+from calico_k8s.datastore.factory import open_store
+from calico_k8s.datastore.location import EtcdLocation
+from calico_k8s.errors import KubeError, KubeForbidden, KubeNotFound
+from calico_k8s.model.addresses import Address
+from calico_k8s.model.names import NodeName
+from tests.cluster.controllers import wait_for
+from tests.cluster.installation import NAMESPACE, ROOT, overlay
+from tests.cluster.kubelet import Kubelet, Machine, Workload, claims
+from tests.cluster.objects import Document as Object
+from tests.cluster.objects import KubeObjects
+from tests.cluster.servers import ApiServer
+from tests.etcd.servers import HERE
+
+pytestmark = pytest.mark.cluster
+
+NODE, ADDRESS = NodeName("rights-node"), Address("192.0.2.1")
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+_NUMBERS = itertools.count()
+
+
+class Right(NamedTuple):
+    """One verb on one resource that one role gives."""
+
+    kind: str
+    role: str
+    group: str
+    resource: str
+    name: str
+    """Of the only object it is for; empty: all."""
+    verb: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.role}: {self.verb} {self.resource} {self.name}".strip()
+
+    @property
+    def refusal(self) -> str:
+        """What the API server says to who has not got it."""
+        if self.resource == "signers":
+            return f"not permitted to {self.verb} requests with signerName"
+        return f'cannot {self.verb} resource "{self.resource}"'
+
+
+class Membership(NamedTuple):
+    """One service account that a binding gives a role."""
+
+    kind: str
+    binding: str
+    account: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.binding}: {self.account}"
+
+
+@cache
+def documents() -> tuple[Object, ...]:
+    """What manifests/ says of rights; kustomize builds the same, as a test here holds."""
+    file = ROOT / "manifests" / "base" / "rights.yaml"
+    return tuple(yaml.safe_load_all(file.read_text()))
+
+
+def all_rights() -> list[Right]:
+    return [
+        Right(document["kind"], document["metadata"]["name"], group, resource, name, verb)
+        for document in documents()
+        for rule in document.get("rules", ())
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for name in rule.get("resourceNames", [""])
+        for verb in rule["verbs"]
+    ]
+
+
+def all_memberships() -> list[Membership]:
+    return [
+        Membership(document["kind"], document["metadata"]["name"], subject["name"])
+        for document in documents()
+        for subject in document.get("subjects", ())
+    ]
+
+
+class Spy(KubeApi):
+    """A service account at the API server, and what it was refused."""
+
+    def __init__(self, api: KubeApi) -> None:
+        self._client = api._client
+        self.refused: list[str] = []
+
+    def _open(
+        self, method: str, path: str, query: Query, document: Document | None, silence_s: float
+    ) -> urllib3.BaseHTTPResponse:
+        try:
+            return super()._open(method, path, query, document, silence_s)
+        except KubeForbidden as error:
+            self.refused.append(str(error))
+            raise
+
+
+class Site(NamedTuple):
+    """An API server to which manifests/ has been applied."""
+
+    kube: ApiServer
+    objects: KubeObjects
+    kubelet: Kubelet
+    pods: Mapping[str, Object]
+    """A pod of each service account."""
+    folder: Path
+
+    def account(self, name: str) -> Spy:
+        """The API server as a service account."""
+        config = yaml.safe_load(self.kube.kubeconfig().read_text())
+        config["users"][0]["user"] = {"token": self.kubelet.token(self.pods[name])}
+        path = self.folder / f"{name}-{next(_NUMBERS)}.kubeconfig"
+        path.write_text(yaml.safe_dump(config))
+        return Spy(connect(str(path)))
+
+
+@pytest.fixture(scope="module")
+def site(
+    kube: ApiServer, objects: KubeObjects, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("rights")
+    kube.kubectl("apply", "-k", str(overlay(folder / "manifests", {})))
+    objects.node(NODE, [ADDRESS], [])
+    kubelet = Kubelet(objects.api, kube.authority, folder / "pods")
+    machine = Machine(NODE, HERE, folder / "node")
+    workloads: tuple[tuple[Workload, str], ...] = (
+        ("deployments", "calico-k8s-controller"),
+        ("deployments", "calico-k8s-signer"),
+        ("statefulsets", "calico-k8s-etcd"),
+        ("daemonsets", "calico-k8s-felix"),
+    )
+    pods = {name: kubelet.make(kind, NAMESPACE, name, machine)[1] for kind, name in workloads}
+    objects.namespace("mistaken")
+    objects.pod("mistaken", "web", ["10.9.0.1"], annotations={"policy": "allow tcp frm all"})
+    yield Site(kube, objects, kubelet, pods, folder)
+    objects.api.delete(f"/api/v1/nodes/{NODE}")
+    kube.kubectl("delete", "-k", str(folder / "manifests" / "policy-only"), "--wait=false")
+
+
+def forget(api: KubeApi, path: str) -> None:
+    """Deletes an object that may be there."""
+    try:
+        api.delete(path)
+    except KubeNotFound:
+        return
+
+
+@contextmanager
+def running(run: Callable[[], None], stop: Callable[[], None]) -> Iterator[None]:
+    """Something that works in a thread until stopped."""
+
+    def body() -> None:
+        try:
+            run()
+        except KubeError:  # a refusal may end it: the spy has heard it
+            return
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop()
+        thread.join()
+
+
+# What each role is for: it runs as an account, until the last argument says so, which is given
+# what the API server refused so far, and whether all is done.
+
+Until = Callable[[Sequence[str], bool], bool]
+
+
+def control(site: Site, account: str, until: Until) -> None:
+    """A controller: elected and again, in sync, and a mistake told as an Event."""
+    forget(site.objects.api, f"/apis/{LEASES}/namespaces/{NAMESPACE}/leases/{LEASE_NAME}")
+    lease = LeaseOptions(NAMESPACE, LEASE_NAME, LeaseTimes(2, 0.1))
+    store_url = f"sqlite://{site.folder}/{next(_NUMBERS)}.db"
+    with closing(site.account(account)) as api, closing(open_store(store_url)) as store:
+        controller = Controller(api, store, Options(f"one-{next(_NUMBERS)}", lease=lease))
+        told = [controller.metrics.events.labels(result) for result in ("created", "repeated")]
+
+        def is_done() -> bool:
+            return controller.is_ready() is None and any(each._value.get() for each in told)
+
+        with running(controller.run, controller.stop):
+            wait_for(
+                lambda: until(api.refused, is_done()),
+                lambda: f"{controller.is_ready()} {api.refused}",
+            )
+
+
+def hold(site: Site, account: str, until: Until) -> None:
+    """Somebody asks for a certificate, and looks whether it is there."""
+    publish(site.objects.api, NAMESPACE, Authority.make(dt.datetime.now(dt.UTC)))
+    before = len(list_requests(site.objects.api))
+    wish = Wish(
+        Holder(account),
+        Subject("anybody"),
+        NAMESPACE,
+        site.folder / f"certificate-{next(_NUMBERS)}",
+        dt.timedelta(days=1),
+    )
+    with closing(site.account(account)) as api:
+        keeper = Keeper(api, wish)
+        with running(keeper.run, keeper.stop):
+            wait_for(
+                lambda: until(api.refused, len(list_requests(site.objects.api)) > before),
+                lambda: str(api.refused),
+            )
+
+
+def sign(site: Site, account: str, until: Until) -> None:
+    """A signer: an authority that everybody knows, and a certificate for a member that asks."""
+    name = f"asked-{next(_NUMBERS)}"
+    with closing(site.account(Holder.MEMBER.value)) as member:
+        request = request_pem(Subject("etcd-member", (ADDRESS,)), new_key())
+        file_request(member, name, request, MEMBER_USAGES, dt.timedelta(days=1))
+    rules = Rules(NAMESPACE, frozenset({ADDRESS}), dt.timedelta(days=1))
+    nobody = EtcdLocation(("127.0.0.1:1",), "/calico")
+    with closing(site.account(account)) as api:
+        folder = site.folder / f"signer-{next(_NUMBERS)}"
+        signer = Signer(api, SignerOptions(rules, nobody, folder))
+
+        def is_done() -> bool:
+            return bool(read_request(site.objects.api, name).status.certificate)
+
+        with running(signer.run, signer.stop):
+            wait_for(
+                lambda: until(api.refused, is_done()),
+                lambda: f"{signer.is_ready()} {api.refused}",
+            )
+
+
+WORK = {
+    "calico-k8s-controller": control,
+    "calico-k8s-certificate": hold,
+    "calico-k8s-signer": sign,
+}
+"""By role or binding."""
+ACCOUNTS = {
+    "calico-k8s-controller": "calico-k8s-controller",
+    "calico-k8s-certificate": "calico-k8s-felix",
+    "calico-k8s-signer": "calico-k8s-signer",
+}
+
+
+def prepare(site: Site, right: Right) -> None:
+    """Brings about that the right is asked for."""
+    api, mine = site.objects.api, f"/api/v1/namespaces/{NAMESPACE}"
+    match right.role, right.resource, right.verb:
+        case "calico-k8s-signer", "secrets" | "configmaps" as resource, "create":
+            forget(api, f"{mine}/{resource}/{AUTHORITY_NAME}")
+        case "calico-k8s-signer", "configmaps", "patch":
+            publish(api, NAMESPACE, Authority.make(dt.datetime.now(dt.UTC)))
+        case _:
+            return  # it is always asked for
+
+
+class Access(NamedTuple):
+    """What an account may do."""
+
+    account: str
+    right: Right
+
+
+@contextmanager
+def without(site: Site, path: str, field: str, left: list[Object], gone: Access) -> Iterator[None]:
+    """A role or binding with only a part of what it has, in force."""
+    before = msgspec.json.decode(site.objects.api.get(path))
+    site.objects.api.replace(path, {**unversioned(before), field: left})
+    try:
+        wait_for(lambda: not is_allowed(site, gone))
+        yield
+    finally:
+        site.objects.api.replace(path, unversioned(before))
+        wait_for(lambda: is_allowed(site, gone))
+
+
+def unversioned(document: Object) -> Object:
+    metadata = {**document["metadata"]}
+    del metadata["resourceVersion"]
+    return {**document, "metadata": metadata}
+
+
+def is_allowed(site: Site, access: Access) -> bool:
+    """What the API server's authorizer says."""
+    right = access.right
+    resource, _, part = right.resource.partition("/")
+    attributes = {
+        "namespace": NAMESPACE if right.kind == "Role" else "",
+        "verb": right.verb,
+        "group": right.group,
+        "resource": resource,
+        "subresource": part,
+        "name": right.name,
+    }
+    user = f"system:serviceaccount:{NAMESPACE}:{access.account}"
+    review = {"spec": {"user": user, "resourceAttributes": attributes}}
+    answer = site.objects.api.create("/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+    return bool(msgspec.json.decode(answer)["status"]["allowed"])
+
+
+def rbac_path(kind: str, name: str) -> str:
+    return {
+        "ClusterRole": f"{RBAC}/clusterroles/{name}",
+        "ClusterRoleBinding": f"{RBAC}/clusterrolebindings/{name}",
+        "Role": f"{RBAC}/namespaces/{NAMESPACE}/roles/{name}",
+        "RoleBinding": f"{RBAC}/namespaces/{NAMESPACE}/rolebindings/{name}",
+    }[kind]
+
+
+@pytest.mark.parametrize("account", sorted({each.account for each in all_memberships()}))
+def test_the_rights_are_enough(site: Site, account: str) -> None:
+    for binding in {each.binding for each in all_memberships() if each.account == account}:
+        refused: list[str] = []
+
+        def is_done(told: Sequence[str], is_done: bool, to: list[str] = refused) -> bool:
+            to[:] = told
+            return is_done
+
+        WORK[binding](site, account, is_done)
+        assert refused == []
+
+
+@pytest.mark.parametrize("right", all_rights(), ids=str)
+def test_each_right_is_needed(site: Site, right: Right) -> None:
+    prepare(site, right)
+    others = [each for each in all_rights() if each[:2] == right[:2] and each != right]
+    rules = [
+        {
+            "apiGroups": [each.group],
+            "resources": [each.resource],
+            "verbs": [each.verb],
+            **({"resourceNames": [each.name]} if each.name else {}),
+        }
+        for each in others
+    ]
+    account = ACCOUNTS[right.role]
+    path = rbac_path(right.kind, right.role)
+    with without(site, path, "rules", rules, Access(account, right)):
+        WORK[right.role](site, account, lambda told, _: any(right.refusal in each for each in told))
+
+
+@pytest.mark.parametrize("member", all_memberships(), ids=str)
+def test_each_binding_is_needed(site: Site, member: Membership) -> None:
+    (subjects,) = (
+        each["subjects"]
+        for each in documents()
+        if (each["kind"], each["metadata"]["name"]) == (member.kind, member.binding)
+    )
+    left = [subject for subject in subjects if subject["name"] != member.account]
+    kind = member.kind.removesuffix("Binding")
+    given = [each for each in all_rights() if (each.kind, each.role) == (kind, member.binding)]
+    prepare(site, given[0])
+    path = rbac_path(member.kind, member.binding)
+    with without(site, path, "subjects", left, Access(member.account, given[0])):
+        WORK[member.binding](
+            site,
+            member.account,
+            lambda told, _: any(right.refusal in each for right in given for each in told),
+        )
+
+
+def test_what_is_built_gives_the_rights_of_the_file_and_no_others(site: Site) -> None:
+    built = yaml.safe_load_all(
+        site.kube.kubectl("kustomize", str(site.folder / "manifests" / "policy-only"))
+    )
+    kinds = {"ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}
+    found = {
+        (each["kind"], each["metadata"]["name"]): (each.get("rules"), each.get("subjects"))
+        for each in built
+        if each["kind"] in kinds
+    }
+    assert found == {
+        (each["kind"], each["metadata"]["name"]): (each.get("rules"), each.get("subjects"))
+        for each in documents()
+        if each["kind"] in kinds
+    }
+
+
+def test_no_right_is_for_everything() -> None:
+    for right in all_rights():
+        assert "*" not in (right.group, right.resource, right.verb)
+        assert right.verb not in ("bind", "escalate", "impersonate", "deletecollection")
+    secrets = {
+        (each.role, each.verb, each.name) for each in all_rights() if each.resource == "secrets"
+    }
+    assert secrets == {
+        ("calico-k8s-signer", "create", ""),
+        ("calico-k8s-signer", "get", AUTHORITY_NAME),
+    }
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/v1/nodes",
+        "/api/v1/pods",
+        f"/api/v1/namespaces/{NAMESPACE}/secrets/{AUTHORITY_NAME}",
+        f"/api/v1/namespaces/{NAMESPACE}/configmaps/{AUTHORITY_NAME}",
+        REQUESTS,
+    ],
+)
+def test_who_says_no_name_gets_403(site: Site, path: str) -> None:
+    context = ssl.create_default_context(cafile=site.kube.authority)
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+    )
+    with pytest.raises(urllib.error.HTTPError) as told:
+        opener.open(f"{site.kube.url}{path}", timeout=10)
+    with told.value as answer:
+        assert answer.code == 403
+        assert b"system:anonymous" in answer.read()
+
+
+def test_no_account_reads_the_authoritys_key_but_the_signer(site: Site) -> None:
+    path = f"/api/v1/namespaces/{NAMESPACE}/secrets/{AUTHORITY_NAME}"
+    for account in site.pods.keys() - {"calico-k8s-signer"}:
+        with closing(site.account(account)) as api, pytest.raises(KubeForbidden):
+            api.get(path)
+
+
+def test_a_token_says_which_node_its_pod_is_on(site: Site) -> None:
+    token = claims(site.kubelet.token(site.pods["calico-k8s-felix"]))
+    assert token["kubernetes.io"]["node"]["name"] == NODE
