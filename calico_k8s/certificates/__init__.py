@@ -9,13 +9,14 @@
        └── certificate, authority ─┘          users: every node's user and role in etcd
 
 ============  =====================================================================================
-names         service accounts, common names, users: which belongs to which
+names         service accounts and common names: which belongs to which
 authority     makes an authority, and certificates by it
 requests      what a request may be granted, as a pure decision
 kube          requests, the authority's Secret and ConfigMap in the Kubernetes API
 users         the users that etcd is to have, kept there
 signer        the process that puts these together
 files         a key and its certificates on disk, replaced at once
+checks        whether what is on disk will do
 holder        asks for a certificate, and again before it ends
 ============  =====================================================================================
 """

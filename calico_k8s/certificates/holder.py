@@ -8,6 +8,7 @@ signer that is away costs nothing before the certificate ends.
 import datetime as dt
 import hashlib
 import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -18,13 +19,13 @@ from cryptography.hazmat.primitives import serialization
 from calico_k8s.certificates import files
 from calico_k8s.certificates.authority import (
     Subject,
-    is_signed_by,
     key_pem,
     load_certificates,
     new_key,
     renewal_due,
     request_pem,
 )
+from calico_k8s.certificates.checks import mark_looked_at, usable
 from calico_k8s.certificates.kube import file_request, read_bundle, read_request
 from calico_k8s.certificates.names import AUTHORITY_NAME, Holder
 from calico_k8s.certificates.requests import CLIENT_USAGES, MEMBER_USAGES
@@ -35,9 +36,9 @@ from calico_k8s.errors import KubeError, KubeUnavailable
 CHECK_S = 300.0
 """How often the authority is looked at: one that was replaced makes every certificate useless."""
 POLL_S = (0.2, 10.0)
-RETRY_S = (0.5, 60.0)
-LATE_SHARE = 5 / 6
-"""Of a certificate's life: one that is older should have been renewed long since."""
+RETRY_S = (0.5, 10.0)
+GRACE_S = 20.0
+"""An authority that cannot be asked for so long does not keep others from what there is."""
 
 log = structlog.get_logger()
 
@@ -62,15 +63,18 @@ class Keeper:
 
     def run(self) -> None:
         """Works until stopped.  Raises: UnavailableError where the directory cannot be written."""
-        pause = Pause(*RETRY_S)
+        pause, give_up_s = Pause(*RETRY_S), time.monotonic() + GRACE_S
         while not self._stopping.is_set():
             try:
                 certificate = self._keep()
+                mark_looked_at(self._wish.directory)
                 pause.reset()
                 wait_s = min(CHECK_S, _left_s(renewal_due(certificate)))
             except KubeError as error:
                 wait_s = pause.next_s()
-                log.warning("no certificate yet", error=str(error), retry_s=round(wait_s, 1))
+                log.warning("not looked at", error=str(error), retry_s=round(wait_s, 1))
+                if time.monotonic() > give_up_s and self._wish.directory.exists():
+                    mark_looked_at(self._wish.directory)
             self._stopping.wait(max(0.0, wait_s))
 
     def stop(self) -> None:
@@ -88,7 +92,7 @@ class Keeper:
             )
         held = files.read(wish.directory)
         if held is not None:
-            certificate = _usable(held, bundle, wish.subject)
+            certificate = usable(held, bundle, wish.subject)
             if certificate is not None and _left_s(renewal_due(certificate)) > 0:
                 if held.authorities != bundle:
                     files.write(wish.directory, msgspec.structs.replace(held, authorities=bundle))
@@ -106,7 +110,7 @@ class Keeper:
         file_request(self._api, name, request, usages, wish.valid_for)
         log.info("asked for a certificate", request=name, subject=wish.subject.common_name)
         material = files.Material(bundle, self._wait_for(name), key_pem(key))
-        certificate = _usable(material, bundle, wish.subject)
+        certificate = usable(material, bundle, wish.subject)
         if certificate is None:
             raise KubeError(f"request {name} got a certificate that is not the one asked for")
         files.write(wish.directory, material)
@@ -127,36 +131,6 @@ class Keeper:
                 return stored.status.certificate
             self._stopping.wait(pause.next_s())
         raise KubeUnavailable(f"request {name} was not waited for")
-
-
-def problem_of(directory: Path, now: dt.datetime) -> str | None:
-    """What is wrong with the certificate of a directory; None where it can be used for long."""
-    held = files.read(directory)
-    if held is None:
-        return f"{directory} holds no certificate"
-    certificate = _usable(held, held.authorities, None)
-    if certificate is None:
-        return f"the certificate in {directory} does not fit its key or its authority"
-    if now >= renewal_due(certificate, LATE_SHARE):
-        return f"the certificate in {directory} ends at {certificate.not_valid_after_utc}"
-    return None
-
-
-def _usable(
-    material: files.Material, bundle: bytes, subject: Subject | None
-) -> x509.Certificate | None:
-    """The certificate, if it fits its key, is of an authority of the bundle and of the subject."""
-    certificates = load_certificates(material.certificate)
-    if len(certificates) != 1 or not is_signed_by(certificates[0], load_certificates(bundle)):
-        return None
-    (certificate,) = certificates
-    try:
-        key = serialization.load_pem_private_key(material.key, password=None)
-    except (ValueError, TypeError):
-        return None
-    if key.public_key() != certificate.public_key():
-        return None
-    return certificate if subject is None or Subject.of(certificate) == subject else None
 
 
 def _left_s(moment: dt.datetime) -> float:

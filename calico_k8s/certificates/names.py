@@ -1,4 +1,4 @@
-"""Which service account is which user of etcd, and what each may do there.
+"""Which service account is which user of etcd; :mod:`.users` gives each what it may do there.
 
 ======================= =================== =======================================================
 service account         common name         may, as etcd's user of that name
@@ -13,10 +13,7 @@ calico-k8s-etcd         ``etcd-member``     nothing, there is no such user: memb
 
 import enum
 import hashlib
-from collections.abc import Iterable
 
-from calico_k8s.datastore.etcd.rights import ROOT_USER, Grant
-from calico_k8s.model import keys
 from calico_k8s.model.names import NodeName
 
 SIGNER_NAME = "calico-k8s.io/etcd"
@@ -26,9 +23,10 @@ AUTHORITY_NAME = "calico-k8s-ca"
 
 CONTROLLER = "controller"
 MEMBER = "etcd-member"
-ROOT = ROOT_USER
 COMMON_NAME_MAX = 64  # RFC 5280, ub-common-name
 _NODE, _LONG_NODE = "node-", "node~"  # no node's name has a tilde
+NODES = (_NODE, _LONG_NODE)
+"""How the names of nodes' users begin."""
 
 
 class Holder(enum.Enum):
@@ -56,19 +54,3 @@ def node_user(node: NodeName) -> str:
     if len(user) <= COMMON_NAME_MAX:
         return user
     return f"{_LONG_NODE}{hashlib.sha256(node.encode()).hexdigest()[:48]}"
-
-
-def is_ours(user: str) -> bool:
-    """Whether users and roles of that name are made and removed here."""
-    return user == CONTROLLER or user.startswith((_NODE, _LONG_NODE))
-
-
-def users_of(nodes: Iterable[NodeName]) -> dict[str, tuple[Grant, ...]]:
-    """Every user but root, with what it may do."""
-    users: dict[str, tuple[Grant, ...]] = {
-        CONTROLLER: (Grant(keys.V1, can_write=True), Grant(keys.STATUS))
-    }
-    for node in nodes:
-        own = Grant(f"{keys.STATUS}host/{node}/", can_write=True)
-        users[node_user(node)] = (Grant(keys.V1), own)
-    return users

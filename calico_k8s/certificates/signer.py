@@ -44,7 +44,7 @@ from calico_k8s.certificates.kube import (
     publish,
 )
 from calico_k8s.certificates.metrics import Metrics
-from calico_k8s.certificates.names import ROOT, Holder
+from calico_k8s.certificates.names import Holder
 from calico_k8s.certificates.requests import (
     AddressesByNode,
     Decision,
@@ -58,7 +58,7 @@ from calico_k8s.certificates.users import UserKeeper
 from calico_k8s.controller.kube import KubeApi, Stream
 from calico_k8s.controller.reflector import Pause, Reflector
 from calico_k8s.controller.wire import Change
-from calico_k8s.datastore.etcd.rights import EtcdRights
+from calico_k8s.datastore.etcd.rights import ROOT_USER, EtcdRights
 from calico_k8s.datastore.location import EtcdLocation
 from calico_k8s.errors import KubeConflict, KubeError, KubeNotFound
 from calico_k8s.model.addresses import Address
@@ -292,7 +292,7 @@ class Signer:
                 return
         key = new_key()
         valid_for = self._options.rules.valid_for
-        own = authority.sign(Subject(ROOT), key.public_key(), _now(), valid_for)
+        own = authority.sign(Subject(ROOT_USER), key.public_key(), _now(), valid_for)
         material = files.Material(authority.certificate_pem, certificate_pem(own), key_pem(key))
         files.write(self._options.directory, material)
 

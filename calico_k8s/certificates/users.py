@@ -6,13 +6,14 @@ etcd: a thread of its own does.
 """
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 import structlog
 
-from calico_k8s.certificates.names import is_ours, users_of
-from calico_k8s.datastore.etcd.rights import EtcdRights
+from calico_k8s.certificates.names import CONTROLLER, NODES, node_user
+from calico_k8s.datastore.etcd.rights import EtcdRights, Grant
 from calico_k8s.errors import StoreError
+from calico_k8s.model import keys
 from calico_k8s.model.names import NodeName
 
 CHECK_S = 5.0
@@ -95,3 +96,19 @@ class UserKeeper:
             self._problem = str(error)
         if self._ready != before:
             self._on_change()
+
+
+def is_ours(user: str) -> bool:
+    """Whether users and roles of that name are made and removed here."""
+    return user == CONTROLLER or user.startswith(NODES)
+
+
+def users_of(nodes: Iterable[NodeName]) -> dict[str, tuple[Grant, ...]]:
+    """Every user but root, with what it may do."""
+    users: dict[str, tuple[Grant, ...]] = {
+        CONTROLLER: (Grant(keys.V1, can_write=True), Grant(keys.STATUS))
+    }
+    for node in nodes:
+        own = Grant(f"{keys.STATUS}host/{node}/", can_write=True)
+        users[node_user(node)] = (Grant(keys.V1), own)
+    return users

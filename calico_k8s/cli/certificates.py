@@ -122,20 +122,22 @@ def certificate_command(
 
     \b
     Examples:
-      calico-k8s certificate felix --node worker-1 --directory /var/lib/calico-k8s/felix/certificate
-      calico-k8s certificate felix --directory /var/lib/calico-k8s/felix/certificate --check
+      calico-k8s certificate felix --node worker-1 --directory /var/lib/calico-k8s/certificate
+      calico-k8s certificate felix --directory /var/lib/calico-k8s/certificate --check
     """
-    # Imported here: `--help` does without.
+    if check:
+        # Imported here, and without what the rest takes: probes call this every few seconds.
+        from calico_k8s.certificates.checks import problem_of
+
+        problem = problem_of(directory, dt.datetime.now(dt.UTC))
+        click.echo(problem or "the certificate is there, and lasts")
+        click.get_current_context().exit(1 if problem else 0)
     from calico_k8s.certificates.authority import Subject
-    from calico_k8s.certificates.holder import Keeper, Wish, problem_of
+    from calico_k8s.certificates.holder import Keeper, Wish
     from calico_k8s.certificates.names import Holder, common_name
     from calico_k8s.controller.kube import connect, own_namespace
     from calico_k8s.model.names import NodeName
 
-    if check:
-        problem = problem_of(directory, dt.datetime.now(dt.UTC))
-        click.echo(problem or "the certificate is there, and lasts")
-        click.get_current_context().exit(1 if problem else 0)
     who = {"felix": Holder.FELIX, "controller": Holder.CONTROLLER, "etcd": Holder.MEMBER}[holder]
     if who is Holder.FELIX and not node:
         raise InputError("a node's certificate is of its name in Kubernetes: give --node NAME")

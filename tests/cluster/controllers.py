@@ -89,16 +89,7 @@ class CommandController(ControllerProcess):
 
     def ask(self, path: str) -> tuple[int, str]:
         """Status and text of one of its pages; 0 where it does not listen."""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            url = f"http://127.0.0.1:{self.port}{path}"
-            with self._host.inside(), opener.open(url, timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-        except OSError:
-            return 0, ""
+        return page(f"http://127.0.0.1:{self.port}{path}", self._host)
 
     def metric(self, name: str) -> float:
         """The value of a metric; labels are part of the name."""
@@ -173,6 +164,19 @@ class Stored:
         value = self.items().get(keys.NodeKey(NodeName(name)))
         assert value is None or isinstance(value, Node)
         return value
+
+
+def page(url: str, host: Host = HERE) -> tuple[int, str]:
+    """Status and text of a page; 0 where nobody listens."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with host.inside(), opener.open(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
 
 
 def wait_for(condition: Callable[[], object], say: Callable[[], str] = lambda: "") -> None:

@@ -20,7 +20,7 @@ from calico_k8s.lab.forward import Forwarder
 from calico_k8s.lab.plan import LabNode, LabPlan
 from calico_k8s.model.addresses import Address, Net
 from calico_k8s.model.names import NodeName
-from tests.cluster.kubelet import Kubelet, Machine, Pod, kubelet
+from tests.cluster.kubelet import Kubelet, Machine, Pod, Workload
 from tests.cluster.objects import KubeObjects
 from tests.cluster.servers import ApiServer, api_server
 from tests.etcd.binaries import EtcdVersion, etcd_binary
@@ -28,6 +28,8 @@ from tests.etcd.servers import Host
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = "calico-k8s"
+LOUD = {"CALICO_K8S_LOG_LEVEL": "debug", "ETCD_LOG_LEVEL": "debug"}
+"""So that whatever is ever logged is."""
 NODES = tuple(
     LabNode(
         NodeName(f"node-{number}"),
@@ -52,26 +54,11 @@ class Installation(NamedTuple):
         """A node, by its number."""
         return self.machines[NodeName(f"node-{number}")]
 
-    def signer(self) -> Pod:
-        """The signer, started."""
-        return self.kubelet.run("deployments", NAMESPACE, "calico-k8s-signer", self.machine(3))
-
-    def etcd(self) -> list[Pod]:
-        """Three members, started; the certificates are waited for."""
+    def make(self, kind: Workload, name: str, *numbers: int) -> list[Pod]:
+        """Pods of a workload on nodes, not started."""
         return [
-            self.kubelet.run("statefulsets", NAMESPACE, "calico-k8s-etcd", machine)
-            for machine in self.machines.values()
+            self.kubelet.make(kind, NAMESPACE, name, self.machine(number)) for number in numbers
         ]
-
-    def controller(self, number: int) -> Pod:
-        """A controller, started."""
-        machine = self.machine(number)
-        return self.kubelet.run("deployments", NAMESPACE, "calico-k8s-controller", machine)
-
-    def felix(self, number: int) -> Pod:
-        """A node's agent, started."""
-        machine = self.machine(number)
-        return self.kubelet.run("daemonsets", NAMESPACE, "calico-k8s-felix", machine)
 
 
 def overlay(folder: Path, values: Mapping[str, str]) -> Path:
@@ -107,7 +94,8 @@ def installation(folder: Path) -> Iterator[Installation]:
         values |= {f"etcd-{number}": node.addresses[0] for number, node in enumerate(NODES, 1)}
         kube.kubectl("apply", "-k", str(overlay(folder / "manifests", values)))
         programs = (etcd_binary(EtcdVersion.CURRENT).parent,)
-        runner = stack.enter_context(kubelet(api, kube.authority, folder / "pods", programs))
+        runner = Kubelet(api, kube.authority, folder / "pods", programs, LOUD)
+        stack.callback(runner.kill_all)
         machines = {
             node.name: Machine(
                 node.name,

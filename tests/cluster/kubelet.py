@@ -11,8 +11,9 @@ Not done: resources, SELinux, seccomp, AppArmor, and probes other than startup's
 import base64
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,12 +21,18 @@ import msgspec
 
 from calico_k8s.controller.kube import KubeApi
 from calico_k8s.model.names import NodeName
+from tests.cluster.controllers import TIMEOUT_S, page
 from tests.cluster.sandbox import Container, Mount, Rights, Sandbox
 from tests.etcd.servers import Host
 
 Document = dict[str, Any]  # Any: what JSON can say
 Workload = Literal["deployments", "statefulsets", "daemonsets"]
 
+Probe = Literal["startupProbe", "readinessProbe", "livenessProbe"]
+PROBES: tuple[Probe, ...] = ("startupProbe", "readinessProbe", "livenessProbe")
+
+PERIOD_S = 0.5
+"""Between two probes; manifests/ say 2."""
 _VARIABLE = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
 
 
@@ -38,29 +45,41 @@ class Machine(NamedTuple):
 
 
 class Pod:
-    """A pod whose containers run; ``kill`` and ``start`` work on all of them."""
+    """A pod whose containers run; what is done to it is done to all of them."""
 
-    def __init__(self, name: str, node: NodeName, containers: Mapping[str, Container]) -> None:
-        self.name = name
-        self.node = node
+    def __init__(
+        self, document: Document, machine: Machine, containers: Mapping[str, Container]
+    ) -> None:
+        self.document = document
+        self.machine = machine
         self.containers = containers
-        self._probes: dict[str, Sequence[str]] = {}
 
     def __getitem__(self, container: str) -> Container:
         return self.containers[container]
 
-    def start(self, startup: Mapping[str, Sequence[str]]) -> None:
-        """Starts containers in their order; each is waited for that says how."""
-        self._probes = dict(startup)
+    @property
+    def name(self) -> str:
+        """Its name in the API server."""
+        return str(self.document["metadata"]["name"])
+
+    def start(self) -> None:
+        """Starts containers in their order, and waits for those that others wait for."""
+        spec = self.document["spec"]
         for name, container in self.containers.items():
             container.start()
-            if name in startup:
-                container.wait_until(startup[name])
+            if name in {each["name"] for each in spec.get("initContainers", ())}:
+                self._wait_until_started(name)
+
+    def _wait_until_started(self, container: str) -> None:
+        give_up_at = time.monotonic() + TIMEOUT_S
+        while not self.probe(container, "startupProbe"):
+            assert time.monotonic() < give_up_at, self.log
+            time.sleep(PERIOD_S)
 
     def restart(self) -> None:
         """Ends and starts all."""
         self.stop()
-        self.start(self._probes)
+        self.start()
 
     def stop(self) -> None:
         """Ends all, the last first."""
@@ -72,41 +91,68 @@ class Pod:
         for container in self.containers.values():
             container.kill()
 
+    @property
+    def log(self) -> str:
+        """The end of what all have said."""
+        return "\n".join(f"{each.name}: {each.log[-2000:]}" for each in self.containers.values())
+
+    def probe(self, container: str, kind: Probe) -> bool:
+        """Whether a probe that the pod names for a container says yes now."""
+        (spec,) = (each for each in _containers(self.document) if each["name"] == container)
+        assert self[container].is_running, self.log
+        match spec[kind]:
+            case {"exec": {"command": command}}:
+                return self[container].run(command)[0] == 0
+            case {"httpGet": {"path": path, "port": port, **more}}:
+                ports = {each["name"]: each["containerPort"] for each in spec.get("ports", ())}
+                host = more.get("host") or self.machine.host.address
+                url = f"http://{host}:{ports.get(port, port)}{path}"
+                return page(url, self.machine.host)[0] == 200
+            case other:
+                raise AssertionError(f"no such probe here: {other}")
+
+    def probes(self) -> Iterator[tuple[str, Probe]]:
+        """Every probe that the pod names."""
+        for container in _containers(self.document):
+            yield from ((container["name"], kind) for kind in PROBES if kind in container)
+
 
 class Kubelet:
-    """Runs pods; ``programs`` are folders that stand in for images."""
+    """Runs pods; ``programs`` are folders that stand in for images, ``more`` is environment."""
 
     def __init__(
-        self, api: KubeApi, authority: Path, folder: Path, programs: Sequence[Path] = ()
+        self,
+        api: KubeApi,
+        authority: Path,
+        folder: Path,
+        programs: Sequence[Path] = (),
+        more: Mapping[str, str] | None = None,
     ) -> None:
+        self._more = more or {}
+        self.tokens: list[str] = []
+        """Every token that was handed to a pod."""
         self._api = api
         self._authority = authority
         self._folder = folder
         self._programs = tuple(programs)
         self._pods: list[Pod] = []
+        # A program ends with the thread that started it: these stay until all have ended.
+        self._threads = ThreadPoolExecutor(16)
 
     @property
     def containers(self) -> Iterator[Container]:
         """Every container that was ever started."""
         return (container for pod in self._pods for container in pod.containers.values())
 
-    def run(
-        self, kind: Workload, namespace: str, name: str, machine: Machine, *, wait: bool = True
-    ) -> Pod:
-        """A pod of a workload on a node, running; without ``wait`` nobody waits for its start."""
-        pod, document = self.make(kind, namespace, name, machine)
-        spec = document["spec"]
-        startup = {
-            each["name"]: each["startupProbe"]["exec"]["command"]
-            for each in spec.get("initContainers", ())
-            if wait and "exec" in each.get("startupProbe", {})
-        }
-        pod.start(startup)
-        return pod
+    def start(self, pods: Sequence[Pod]) -> None:
+        """Starts pods all at once, and returns when all have started."""
+        list(self._threads.map(Pod.start, pods))
 
-    def make(
-        self, kind: Workload, namespace: str, name: str, machine: Machine
-    ) -> tuple[Pod, Document]:
+    def restart(self, pods: Sequence[Pod]) -> None:
+        """Ends and starts pods all at once."""
+        list(self._threads.map(Pod.restart, pods))
+
+    def make(self, kind: Workload, namespace: str, name: str, machine: Machine) -> Pod:
         """A pod whose object is in the API server, not started."""
         workload = _decoded(self._api.get(f"/apis/apps/v1/namespaces/{namespace}/{kind}/{name}"))
         template = workload["spec"]["template"]
@@ -118,12 +164,12 @@ class Kubelet:
             for volume in spec.get("volumes", ())
         }
         containers = {}
-        for each in (*spec.get("initContainers", ()), *spec["containers"]):
+        for each in _containers(document):
             sandbox = Sandbox(
                 machine.host,
                 _mounts(each, volumes),
                 _rights(spec, each),
-                {**self._environment(each, document, machine)},
+                {**self._environment(each, document, machine), **self._more},
                 folder / each["name"],
                 self._programs,
             )
@@ -131,11 +177,11 @@ class Kubelet:
             command = [*command, *each.get("args", ())]
             expanded = [_expand(word, sandbox.environment) for word in command]
             containers[each["name"]] = Container(f"{name}/{each['name']}", sandbox, expanded)
-        pod = Pod(document["metadata"]["name"], machine.name, containers)
+        pod = Pod(document, machine, containers)
         self._pods.append(pod)
-        return pod, document
+        return pod
 
-    def token(self, pod: Document, audience: str | None = None) -> str:
+    def token(self, pod: Document) -> str:
         """A token of a pod's service account that is bound to it, as the kubelet asks for."""
         spec: Document = {
             "expirationSeconds": 3600,
@@ -146,16 +192,17 @@ class Kubelet:
                 "uid": pod["metadata"]["uid"],
             },
         }
-        if audience is not None:
-            spec["audiences"] = [audience]
         namespace, account = pod["metadata"]["namespace"], pod["spec"]["serviceAccountName"]
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
-        return str(_decoded(self._api.create(path, {"spec": spec}))["status"]["token"])
+        token = str(_decoded(self._api.create(path, {"spec": spec}))["status"]["token"])
+        self.tokens.append(token)
+        return token
 
     def kill_all(self) -> None:
         """Ends everything."""
         for pod in self._pods:
             pod.kill()
+        self._threads.shutdown()
 
     def _create(self, namespace: str, name: str, template: Document, machine: Machine) -> Document:
         document = {
@@ -225,23 +272,14 @@ class Kubelet:
         return found
 
 
-@contextmanager
-def kubelet(
-    api: KubeApi, authority: Path, folder: Path, programs: Sequence[Path] = ()
-) -> Iterator[Kubelet]:
-    """One that ends all it has started."""
-    folder.mkdir()
-    running = Kubelet(api, authority, folder, programs)
-    try:
-        yield running
-    finally:
-        running.kill_all()
-
-
 def claims(token: str) -> Document:
     """What a token says, unchecked."""
     body = token.split(".")[1]
     return _decoded(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+
+
+def _containers(pod: Document) -> list[Document]:
+    return [*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]]
 
 
 def _mounts(container: Document, volumes: Mapping[str, Path]) -> tuple[Mount, ...]:

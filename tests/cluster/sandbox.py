@@ -10,7 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -77,15 +77,6 @@ class Sandbox(NamedTuple):
                     **self.environment,
                 },
             )
-
-    def run(self, command: Sequence[str], log: Path) -> int:
-        """The exit code of a program that ends by itself."""
-        process = self.popen(command, log)
-        try:
-            return process.wait(TIMEOUT_S)
-        finally:
-            process.kill()
-            process.wait()
 
     def _script(self, command: Sequence[str]) -> str:
         root = self.folder / "root"
@@ -164,19 +155,19 @@ class Container:
             self.process.wait()
         self.process = None
 
-    def wait_until(self, command: Sequence[str]) -> None:
-        """Returns when a command, run inside, says yes.
-
-        Raises: AssertionError with the log when it does not, or when the program ends.
-        """
-        give_up_at = time.monotonic() + TIMEOUT_S
-        probes = self.sandbox.folder / "probe.log"
-        probing = self.sandbox._replace(folder=self.sandbox.folder / "probe")
-        while probing.run(command, probes) != 0:
-            assert self.is_running, f"{self.name} has ended:\n{self.log[-3000:]}"
-            told = probes.read_text(errors="replace")[-500:]
-            assert time.monotonic() < give_up_at, f"{self.name}: {told}\n{self.log[-3000:]}"
-            time.sleep(0.1)
+    def run(self, command: Sequence[str], **more: str) -> tuple[int, str]:
+        """Exit code and output of another program in the same container, as `kubectl exec` would."""
+        with tempfile.TemporaryDirectory(dir=self.sandbox.folder) as folder:
+            environment = {**self.sandbox.environment, **more}
+            sandbox = self.sandbox._replace(folder=Path(folder), environment=environment)
+            log = Path(folder) / "log"
+            process = sandbox.popen(command, log)
+            try:
+                code = process.wait(TIMEOUT_S)
+            finally:
+                process.kill()
+                process.wait()
+            return code, log.read_text(errors="replace")
 
 
 def _system_folder(name: str) -> str:

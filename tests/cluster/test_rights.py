@@ -170,7 +170,7 @@ def site(
         ("statefulsets", "calico-k8s-etcd"),
         ("daemonsets", "calico-k8s-felix"),
     )
-    pods = {name: kubelet.make(kind, NAMESPACE, name, machine)[1] for kind, name in workloads}
+    pods = {name: kubelet.make(kind, NAMESPACE, name, machine).document for kind, name in workloads}
     objects.namespace("mistaken")
     objects.pod("mistaken", "web", ["10.9.0.1"], annotations={"policy": "allow tcp frm all"})
     yield Site(kube, objects, kubelet, pods, folder)
