@@ -221,7 +221,8 @@ profile_tags = st.builds(
     Tags, st.lists(st.sampled_from(TAGS), unique=True).map(lambda tags: tuple(sorted(tags)))
 )
 profile_labels = st.builds(Labels, label_maps)
-network_sets = st.builds(NetworkSet, st.sampled_from(NETSETS), label_maps, net_tuples)
+set_labels = st.one_of(label_maps, label_maps, st.none())
+network_sets = st.builds(NetworkSet, st.sampled_from(NETSETS), set_labels, net_tuples)
 orders = st.sampled_from((None, 1.0, 2.0))
 
 
@@ -295,7 +296,7 @@ def values(key: Key) -> st.SearchStrategy[Value]:  # noqa: C901 - one arm for ea
         case keys.PolicyKey():
             return policies(key)
         case keys.NetsetKey(name):
-            return st.builds(NetworkSet, st.just(name), label_maps, net_tuples)
+            return st.builds(NetworkSet, st.just(name), set_labels, net_tuples)
         case keys.NodeKey(node):
             return st.just(Node(node, NODE_ADDRESSES[node]))
         case keys.SettingKey(_, "pod-to-host-action"):

@@ -36,7 +36,10 @@ class Netsets:
             self.index.remove(name)
         else:
             self._sets[name], self._tables[name] = new, NetTable(new.nets)
-            self.index.update(name, new.labels)
+            if new.labels is None:
+                self.index.remove(name)
+            else:
+                self.index.update(name, new.labels)
             touched |= self.index.criteria_of(name)
         return touched
 
@@ -51,7 +54,9 @@ class Netsets:
         """
         is_true_of = compiled(text)
         return any(
-            is_true_of(netset.labels) and self._tables[name].holds(address)
+            netset.labels is not None
+            and is_true_of(netset.labels)
+            and self._tables[name].holds(address)
             for name, netset in self._sets.items()
         )
 

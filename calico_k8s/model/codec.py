@@ -108,7 +108,7 @@ class StoredNode(msgspec.Struct, omit_defaults=True):
 class StoredNetset(msgspec.Struct, omit_defaults=True):
     """``/netset/NAME``."""
 
-    labels: dict[str, str] = {}
+    labels: dict[str, str] | None = {}
     nets: list[str] = []
     domains: list[str] = []
 

@@ -85,6 +85,8 @@ class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
     """Empty for kind Pod: the rule is shared by all pods with this text and speaks of each."""
     index: int = -1
     """Zero-based place among the rules of its direction; -1: implied, not written."""
+    title: str = ""
+    """What the rule is called where it was written; empty where it has no name."""
 
 
 class EntityMatch(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -196,10 +198,11 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class NetworkSet(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Named nets with labels; a rule's selector finds them beside endpoints."""
+    """Named nets; a rule finds them by name, or beside endpoints by a selector of labels."""
 
     name: NetsetName
-    labels: dict[str, str] = {}
+    labels: dict[str, str] | None = {}
+    """None: no selector finds it, not even ``all()``."""
     nets: tuple[Net, ...] = ()
     domains: tuple[str, ...] = ()
 

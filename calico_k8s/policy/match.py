@@ -87,7 +87,10 @@ def _is_selected(snapshot: Snapshot, text: SelectorText, address: Address) -> bo
     owner = snapshot.owner_by_address.get(address)
     if owner is not None and snapshot.selects(text, owner):
         return True
-    return any(evaluate(selector(text), s.labels) for s in snapshot.netsets_of(address))
+    return any(
+        netset.labels is not None and evaluate(selector(text), netset.labels)
+        for netset in snapshot.netsets_of(address)
+    )
 
 
 def _in_netset(snapshot: Snapshot, name: NetsetName, address: Address) -> bool:

@@ -258,7 +258,12 @@ def _find_peers(snapshot: Snapshot, entity: EntityMatch) -> Peers:
 def _netsets(snapshot: Snapshot, entity: EntityMatch) -> Iterator[str]:
     for netset in snapshot.netsets.values():
         is_named = entity.netset == netset.name
-        if is_named or (entity.selector and evaluate(selector(entity.selector), netset.labels)):
+        is_selected = (
+            entity.selector is not None
+            and netset.labels is not None
+            and evaluate(selector(entity.selector), netset.labels)
+        )
+        if is_named or is_selected:
             yield netset.name
 
 
