@@ -24,9 +24,10 @@ from calico_k8s.model.resources import PROTOCOL_NUMBERS, WorkloadEndpoint
 from calico_k8s.policy.match import Flow
 from calico_k8s.policy.verdict import judge
 from calico_k8s.sources.assign import node_addresses
-from calico_k8s.sources.backends import resolve_target, selected_pods
+from calico_k8s.sources.backends import selected_pods
 from calico_k8s.sources.documents import Manifest
 from calico_k8s.sources.expand import Written, other_ref
+from calico_k8s.sources.slices import resolve_target
 from calico_k8s.translate.findings import Finding, ObjectRef
 from calico_k8s.translate.objects import (
     DEFAULT_NAMESPACE,

@@ -10,7 +10,8 @@ from calico_k8s.lint.problems import LintCode
 from calico_k8s.lint.view import View, lint_finding
 from calico_k8s.model.addresses import Address
 from calico_k8s.policy.snapshot import claim
-from calico_k8s.sources.backends import resolve_target, selected_pods
+from calico_k8s.sources.backends import selected_pods
+from calico_k8s.sources.slices import resolve_target
 from calico_k8s.translate.findings import Finding, ObjectRef
 from calico_k8s.translate.objects import Pod, Service, ServicePort, ServiceSpec, object_ref
 from calico_k8s.translate.services import read_service, read_slice, target_port

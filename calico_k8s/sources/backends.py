@@ -5,27 +5,26 @@ would have them; and every port that containers declare.  Whether a packet gets 
 here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from calico_k8s.errors import InputError
 from calico_k8s.model.addresses import Address, parse_address
-from calico_k8s.model.resources import PROTOCOL_NUMBERS, Protocol
+from calico_k8s.model.resources import Protocol
 from calico_k8s.sources.expand import ClusterObjects
+from calico_k8s.sources.slices import matching_pods, protocol_number, resolve_target
 from calico_k8s.translate.objects import (
     EndpointSlice,
     Pod,
-    PortProtocol,
     Service,
     ServicePort,
     ServiceSpec,
     object_ref,
 )
-from calico_k8s.translate.services import SERVICE_NAME_LABEL, target_port
+from calico_k8s.translate.services import SERVICE_NAME_LABEL
 from calico_k8s.translate.workloads import (
     FINISHED_PHASES,
     container_ports,
-    named_ports,
     pod_addresses,
 )
 
@@ -64,16 +63,7 @@ def declared_ports(cluster: ClusterObjects) -> tuple[DeclaredPort, ...]:
 
 def selected_pods(cluster: ClusterObjects, service: Service) -> tuple[Pod, ...]:
     """The pods of its namespace that a service's selector matches; none without a selector."""
-    selector = (service.spec.selector if service.spec else None) or {}
-    namespace = object_ref(service).namespace
-    if not selector:
-        return ()
-    return tuple(
-        pod
-        for pod in cluster.pods
-        if object_ref(pod).namespace == namespace
-        and selector.items() <= (pod.metadata.labels or {}).items()
-    )
+    return tuple(matching_pods(cluster.pods, service))
 
 
 def service_backends(cluster: ClusterObjects, service: Service) -> tuple[PortBackends, ...]:
@@ -89,23 +79,6 @@ def service_backends(cluster: ClusterObjects, service: Service) -> tuple[PortBac
         )
         for port in spec.ports or ()
     )
-
-
-def protocol_number(name: PortProtocol | None) -> Protocol:
-    """The protocol of a container's or service's port; TCP where none is written."""
-    return PROTOCOL_NUMBERS[(name or "TCP").lower()]
-
-
-def resolve_target(port: ServicePort, pod: Pod) -> int | None:
-    """The number a service port has on a pod; None if the pod has no port of that name."""
-    target = target_port(port)
-    if isinstance(target, int):
-        return target
-    protocol = protocol_number(port.protocol)
-    ports: Mapping[tuple[str, Protocol], int] = {
-        (named.name, named.protocol): named.port for named in named_ports(pod)
-    }
-    return ports.get((target, protocol))
 
 
 def _of_pods(port: ServicePort, pods: tuple[Pod, ...]) -> Iterator[Backend]:

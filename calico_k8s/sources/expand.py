@@ -5,8 +5,8 @@ decoded objects, pods made of workloads, each with a node and addresses; where e
 written; what was wrong and what was passed over.  The same input gives the same cluster in every
 command, whatever the order of the files.
 
-Added as the API server would: namespaces that are used but not given, their name's label, the
-default namespace, and nodes where there are none.
+Added as Kubernetes would: namespaces that are used but not given, their name's label, the default
+namespace, the endpoint slices of services with a selector, and nodes where there are none.
 """
 
 from collections import Counter
@@ -20,6 +20,7 @@ from calico_k8s.model.addresses import Version
 from calico_k8s.sources.assign import Assigned, Unassigned, assign, written_families
 from calico_k8s.sources.documents import Manifest, Path, Place
 from calico_k8s.sources.replicas import Workload, decode_workload, make_pods, makes_pods
+from calico_k8s.sources.slices import made_slices
 from calico_k8s.translate.findings import Code, Finding, ObjectRef, make_finding
 from calico_k8s.translate.objects import (
     EndpointSlice,
@@ -28,13 +29,15 @@ from calico_k8s.translate.objects import (
     Namespace,
     Node,
     Pod,
+    PolicyObject,
     Service,
     ServiceAccount,
     decode_object,
     describe,
-    is_decoded,
+    known_kind,
     object_ref,
 )
+from calico_k8s.translate.services import SERVICE_NAME_LABEL
 
 NODES_DEFAULT = 2
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
@@ -88,6 +91,7 @@ class ClusterObjects(msgspec.Struct, frozen=True, eq=False):
     pods: tuple[Pod, ...]
     written: Mapping[ObjectRef, Written]
     """Not of objects that were added here."""
+    policies: tuple[PolicyObject, ...] = ()
     findings: tuple[PlacedFinding, ...] = ()
     """Objects that could not be decoded, or that are there twice."""
     others: tuple[Manifest, ...] = ()
@@ -101,6 +105,7 @@ class ClusterObjects(msgspec.Struct, frozen=True, eq=False):
         yield from self.accounts
         yield from self.services
         yield from self.slices
+        yield from self.policies
         yield from self.pods
 
 
@@ -148,8 +153,9 @@ class _Collected:
 
     def add(self, manifest: Manifest) -> None:
         ref: ObjectRef
-        if is_decoded(manifest.api_version, manifest.kind):
-            decoded = decode_object(manifest.kind, manifest.value)
+        kind = known_kind(manifest.api_version, manifest.kind)
+        if kind is not None:
+            decoded = decode_object(kind, manifest.value)
             ref, findings = decoded.ref, decoded.findings
             self._note_place(ref, manifest)
             self.objects.pop(ref, None)
@@ -220,6 +226,13 @@ def _cluster(collected: _Collected, assigned: Assigned) -> ClusterObjects:
     given = collected.objects.values()
     accounts = [value for value in given if isinstance(value, ServiceAccount)]
     slices = [value for value in given if isinstance(value, EndpointSlice)]
+    written_for = {
+        (object_ref(value).namespace, (value.metadata.labels or {}).get(SERVICE_NAME_LABEL))
+        for value in slices
+    }
+    without = [s for s in assigned.services if object_ref(s)[1:] not in written_for]
+    slices += made_slices(without, assigned.pods)
+    policies = [value for value in given if isinstance(value, PolicyObject)]
     namespaces = {
         value.metadata.name: _named(value) for value in given if isinstance(value, Namespace)
     }
@@ -234,6 +247,7 @@ def _cluster(collected: _Collected, assigned: Assigned) -> ClusterObjects:
         services=assigned.services,
         slices=tuple(sorted(slices, key=object_ref)),
         pods=assigned.pods,
+        policies=tuple(sorted(policies, key=object_ref)),
         written=collected.written,
         findings=tuple(collected.findings),
         others=tuple(collected.others),

@@ -16,7 +16,7 @@ from calico_k8s.sources.documents import Manifest, Path, Place, after_properties
 from calico_k8s.sources.nodes import Fields, Scalar, parse_documents, to_builtin
 from calico_k8s.sources.replicas import makes_pods, template_path
 from calico_k8s.translate.annotations import find_annotation
-from calico_k8s.translate.objects import is_decoded
+from calico_k8s.translate.objects import known_kind
 
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff]")
 """What JSON may write as it is and YAML may not, or takes for a line end."""
@@ -48,7 +48,7 @@ def policy_texts(manifests: Iterable[Manifest], keys: Sequence[str]) -> Iterator
         prefix: Path = ()
         if makes_pods(manifest.api_version, manifest.kind):
             prefix = template_path(manifest.kind)
-        elif manifest.kind != "Pod" or not is_decoded(manifest.api_version, manifest.kind):
+        elif manifest.kind != "Pod" or not known_kind(manifest.api_version, manifest.kind):
             continue
         path = (*prefix, "metadata", "annotations")
         annotations = _field(manifest.value, path)
