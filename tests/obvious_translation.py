@@ -10,15 +10,31 @@ from typing import TypeVar
 import msgspec
 
 from calico_k8s.model import keys
-from calico_k8s.model.names import ProfileId
-from calico_k8s.model.resources import Labels, Value
+from calico_k8s.model.addresses import Address, address_net
+from calico_k8s.model.names import NetsetName, ProfileId
+from calico_k8s.model.resources import PROTOCOL_NUMBERS, Labels, NetworkSet, Value
 from calico_k8s.translate import objects
-from calico_k8s.translate.findings import ObjectRef
+from calico_k8s.translate.calico_policies import (
+    read_calico_policy,
+    read_network_set,
+    read_profile,
+    read_tier,
+)
+from calico_k8s.translate.calico_rules import ServicePort, service_netset
+from calico_k8s.translate.cluster_network_policies import (
+    nodes_netset,
+    read_cluster_network_policy,
+)
+from calico_k8s.translate.findings import Name, ObjectRef
 from calico_k8s.translate.labels import SERVICE_ACCOUNT_PREFIX, inherited_labels
 from calico_k8s.translate.namespaces import TranslateSettings, read_namespace, unknown_namespace
+from calico_k8s.translate.network_policies import read_network_policy
 from calico_k8s.translate.objects import KubeObject
+from calico_k8s.translate.reading import Reading
 from calico_k8s.translate.services import read_service, read_slice
+from calico_k8s.translate.tiers import BUILT_IN_TIERS
 from calico_k8s.translate.workloads import Workload, read_node, read_pod
+from grammar import evaluate, parse_selector
 
 State = Mapping[ObjectRef, KubeObject]
 Items = dict[keys.Key, Value]
@@ -41,7 +57,7 @@ def translate(state: State, settings: TranslateSettings) -> Items:
         items[keys.EndpointKey(endpoint.id)] = endpoint
         for own in workload.own_profiles.values():
             items.update(own)
-    return items | _of_services(state) | _of_names(state, settings, workloads)
+    return items | _of_services(state) | _of_names(state, settings, workloads) | _of_policies(state)
 
 
 def _all(state: State, kind: type[_Object]) -> dict[ObjectRef, _Object]:
@@ -82,6 +98,71 @@ def _of_names(state: State, settings: TranslateSettings, workloads: list[Workloa
         inherited_from = inherited_labels(SERVICE_ACCOUNT_PREFIX, name, labels)
         items[keys.ProfileLabelsKey(profile)] = Labels(inherited_from)
     return items
+
+
+def _of_policies(state: State) -> Items:
+    """Tiers, policies and network sets, and the sets that policies ask for by name."""
+    items: Items = {keys.TierKey(name): tier for name, tier in BUILT_IN_TIERS.items()}
+    for value in state.values():
+        reading = _reading(state, value)
+        if reading is None:
+            continue
+        items.update(reading.items)
+        for name in reading.services:
+            leads = _leads_to(state, name)
+            for port in _ports_of(state, name):
+                of_port = {a for addresses, ports in leads if port in ports for a in addresses}
+                items.update(_netset(service_netset(name, port), of_port))
+            items.update(_netset(service_netset(name), {a for some, _ in leads for a in some}))
+        for selector in reading.node_selectors:
+            nodes = [read_node(node)[0] for node in _all(state, objects.Node).values()]
+            chosen = [n for n in nodes if evaluate(parse_selector(selector), n.labels)]
+            items.update(_netset(nodes_netset(selector), {a for n in chosen for a in n.addresses}))
+    return items
+
+
+def _reading(state: State, value: KubeObject) -> Reading | None:
+    match value:
+        case objects.NetworkPolicy():
+            return read_network_policy(value)
+        case objects.ClusterNetworkPolicy():
+            return read_cluster_network_policy(value)
+        case objects.GlobalNetworkPolicy() | objects.CalicoNetworkPolicy():
+            return read_calico_policy(value, lambda name: _ports_of(state, name))
+        case objects.CalicoTier():
+            return read_tier(value)
+        case objects.CalicoProfile():
+            return read_profile(value, lambda name: _ports_of(state, name))
+        case objects.GlobalNetworkSet() | objects.CalicoNetworkSet():
+            namespace = state.get(ObjectRef("Namespace", "", value.metadata.namespace or ""))
+            labels = namespace.metadata.labels if namespace is not None else None
+            return read_network_set(value, labels or {})
+        case _:
+            return None
+
+
+def _netset(name: NetsetName, addresses: set[Address]) -> Items:
+    nets = tuple(sorted(map(address_net, addresses)))
+    return {keys.NetsetKey(name): NetworkSet(name, None, nets)}
+
+
+def _ports_of(state: State, name: Name) -> list[ServicePort]:
+    return sorted({port for _, ports in _leads_to(state, name) for port in ports})
+
+
+def _leads_to(state: State, name: Name) -> list[tuple[set[Address], set[ServicePort]]]:
+    """The addresses and the ports of each of a service's slices."""
+    found = []
+    for ref, value in _all(state, objects.EndpointSlice).items():
+        reading = read_slice(value)
+        if reading is not None and (ref.namespace, reading.service) == name:
+            ports = {
+                ServicePort(PROTOCOL_NUMBERS[(port.protocol or "TCP").lower()], port.port)
+                for port in value.ports or ()
+                if port.port is not None
+            }
+            found.append((set(reading.addresses), ports))
+    return found
 
 
 def _services_of(state: State, workload: Workload) -> list[str]:

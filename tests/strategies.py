@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from calico_k8s.translate import objects
 from calico_k8s.translate.findings import ObjectRef
-from calico_k8s.translate.objects import KubeObject, object_ref
+from calico_k8s.translate.objects import KubeObject, decode_object, known_kind, object_ref
+from tests.policy_strategies import PolicyMaker, Pools
 
 _Item = TypeVar("_Item")
 
@@ -52,19 +53,19 @@ class Chance:
     """Choices for the making of one object."""
 
     def __init__(self, random: Random) -> None:
-        self._random = random
+        self.random = random
 
     def one(self, items: Sequence[_Item]) -> _Item:
         """One of the items."""
-        return self._random.choice(items)
+        return self.random.choice(items)
 
     def some(self, items: Sequence[_Item], most: int) -> list[_Item]:
         """Some of the items, perhaps none, each at most once."""
-        return self._random.sample(items, self._random.randint(0, most))
+        return self.random.sample(items, self.random.randint(0, most))
 
     def maybe(self, item: _Item, times_of_ten: int = 5) -> _Item | None:
         """The item, or None."""
-        return item if self._random.randrange(10) < times_of_ten else None
+        return item if self.random.randrange(10) < times_of_ten else None
 
 
 def _labels(chance: Chance) -> dict[str, str]:
@@ -158,7 +159,11 @@ def _endpoint_slice(chance: Chance) -> objects.EndpointSlice:
         name=chance.one(NAMES), namespace=chance.one(NAMESPACES), labels=chance.maybe(labels, 9)
     )
     addresses = tuple(chance.some((*ADDRESSES, "10.9.9.9", "example.org"), 3))
-    return objects.EndpointSlice(metadata, (objects.SliceEndpoint(addresses),))
+    ports = tuple(
+        objects.SlicePort(port=chance.maybe(port, 9), protocol=chance.one((None, "TCP", "UDP")))
+        for port in chance.some((53, 80, 8080), 2)
+    )
+    return objects.EndpointSlice(metadata, (objects.SliceEndpoint(addresses),), ports=ports)
 
 
 def _node(chance: Chance) -> objects.Node:
@@ -176,11 +181,34 @@ def _node(chance: Chance) -> objects.Node:
     )
 
 
+POOLS = Pools(
+    namespaces=NAMESPACES,
+    labels=LABELS,
+    namespace_labels=(*LABELS[:2], ("kubernetes.io/metadata.name", "dev")),
+    nets=("10.0.0.0/8", "10.0.0.0/31", "10.0.0.1/32", "0.0.0.0/0", "fd00::/16", "::/0"),
+    ports=(53, 80, 8080),
+    port_names=PORT_NAMES,
+    accounts=ACCOUNTS,
+    services=NAMES,
+    nodes=LABELS[:2],
+)
+
+
+def _policy(chance: Chance) -> KubeObject:
+    made = PolicyMaker(chance.random, POOLS).any_policy(chance.one((1, 2, 3)))
+    kind = known_kind(made["apiVersion"], made["kind"])
+    assert kind is not None
+    decoded = decode_object(kind, made)
+    assert decoded.object is not None, decoded.findings
+    return decoded.object
+
+
 _MAKERS: Sequence[Callable[[Chance], KubeObject]] = (
     *(_pod,) * 6,
     *(_service,) * 4,
     *(_endpoint_slice,) * 3,
     *(_namespace,) * 2,
+    *(_policy,) * 6,
     _service_account,
     _node,
 )

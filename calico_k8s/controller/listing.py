@@ -20,6 +20,7 @@ from calico_k8s.translate.objects import (
     Namespace,
     Node,
     Pod,
+    PolicyObject,
     Service,
     ServiceAccount,
 )
@@ -97,6 +98,7 @@ def list_cluster(api: KubeApi) -> LiveCluster:
         slices=of(EndpointSlice),
         pods=of(Pod),
         written={},
+        policies=tuple(value for value in listing.objects if isinstance(value, PolicyObject)),
     )
     return LiveCluster(objects, listing.findings)
 

@@ -28,6 +28,7 @@ PATHS: Mapping[str, str] = {
     "ServiceAccount": "/api/v1/serviceaccounts",
     "Service": "/api/v1/services",
     "EndpointSlice": "/apis/discovery.k8s.io/v1/endpointslices",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1/networkpolicies",
     "Pod": "/api/v1/pods",
 }
 """Where all objects of each kind are listed and watched."""

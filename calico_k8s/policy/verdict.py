@@ -39,6 +39,9 @@ from calico_k8s.policy.snapshot import Snapshot
 
 StepKind = Literal["tier", "policy", "profile", "rule"]
 
+SKIPPED = "skipped"
+"""The outcome of a tier in which no policy selects the endpoint in this direction."""
+
 POD_TO_HOST_ACTION = "pod-to-host-action"
 """The setting that decides a pod's traffic to its own node once its egress policy allowed it."""
 
@@ -110,7 +113,7 @@ def decide(
     for tier, policies in snapshot.policies_by_tier:
         applying = [p for p in policies if applies(snapshot, p, endpoint, direction)]
         if not applying:
-            look.steps.append(Step("tier", tier.name, "skipped"))
+            look.steps.append(Step("tier", tier.name, SKIPPED))
             continue
         action, origin = _walk_tier(snapshot, tier, applying, direction, look)
         if action is not Action.PASS:

@@ -11,9 +11,10 @@ import msgspec
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.resources import PROTOCOL_NAMES, Direction, Origin, Rule
 from calico_k8s.policy.match import Flow
-from calico_k8s.policy.verdict import Decision, Step, StepKind, Verdict
+from calico_k8s.policy.verdict import SKIPPED, Decision, Step, StepKind, Verdict
 from calico_k8s.query.describe import describe_origin, describe_rule
 from calico_k8s.query.reach import Answer, Judged
+from calico_k8s.translate.tiers import BUILT_IN_TIERS
 
 _REASONS = {
     "self": "a pod always reaches itself",
@@ -113,6 +114,8 @@ def _walk(decision: Decision) -> Iterator[str]:
     depths = {"tier": 4, "policy": 6, "profile": 4}
     depth = 4
     for step in _in_reading_order(decision.steps):
+        if step.outcome == SKIPPED and step.name in BUILT_IN_TIERS:
+            continue  # nobody wrote anything there for this endpoint
         mark = "  ← decides" if step is decided else ""
         what = _rule(step.rule, decision) if step.rule else f"{step.kind} {step.name}"
         depth = depths.get(step.kind, depth)

@@ -11,7 +11,6 @@ from typing import NamedTuple, assert_never
 
 import grammar
 from calico_k8s.model.addresses import Net, Version
-from calico_k8s.model.names import SelectorText
 from calico_k8s.model.resources import (
     ANYTHING,
     PROTOCOL_NUMBERS,
@@ -24,7 +23,8 @@ from calico_k8s.model.resources import (
     Rules,
 )
 from calico_k8s.translate.findings import Code, FieldPath, Finding, ObjectRef, severity_of
-from calico_k8s.translate.labels import NAMESPACE_LABEL, is_reserved
+from calico_k8s.translate.labels import is_reserved
+from calico_k8s.translate.selecting import conjunction, in_namespace, operands
 from calico_k8s.translate.tags import label_tag, namespace_tag
 
 REMEMBERED_TEXT_MAX = 4096
@@ -155,26 +155,14 @@ def _pods(peers: list[grammar.Selector], namespace: str) -> EntityMatch:
 
     A label of ours is on the endpoint, not among the pod's own that become tags.
     """
-    operands = [part for peer in peers for part in _flat(peer)]
-    match operands:
+    parts = [part for peer in peers for part in operands(peer)]
+    match parts:
         case []:
             return EntityMatch(tag=namespace_tag(namespace))
         case [grammar.Equal(key, value)] if not is_reserved(key):
             return EntityMatch(tag=label_tag(namespace, key, value))
         case _:
-            whole = grammar.And((grammar.Equal(NAMESPACE_LABEL, namespace), *operands))
-            return EntityMatch(selector=SelectorText(grammar.print_selector(whole)))
-
-
-def _flat(selector: grammar.Selector) -> tuple[grammar.Selector, ...]:
-    """The selector as operands of an ``&&``."""
-    match selector:
-        case grammar.All() | grammar.Global():
-            return ()
-        case grammar.And(operands):
-            return tuple(part for operand in operands for part in _flat(operand))
-        case _:
-            return (selector,)
+            return EntityMatch(selector=conjunction([in_namespace(namespace), *parts]))
 
 
 def _finding(error: grammar.GrammarError, ref: ObjectRef, path: FieldPath) -> Finding:

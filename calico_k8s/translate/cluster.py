@@ -13,6 +13,7 @@ refers to one that is missing is closed until it comes.
     Service ──────► profile service.NS.NAME ──────────────────────────────┤
     EndpointSlice ► addresses of a service without a selector ────────────┘
     Node ─────────► node record
+    policy objects► policies, tiers, network sets (policy_book)
 
 Law: after any history the sum of the differences is what a fresh translation of the final objects
 gives.
@@ -27,8 +28,8 @@ from calico_k8s.model import keys
 from calico_k8s.model.names import NodeName, ProfileId
 from calico_k8s.model.resources import Labels, Value
 from calico_k8s.translate import objects
-from calico_k8s.translate.exposure import ExposureIndex, Name
-from calico_k8s.translate.findings import Finding, ObjectRef
+from calico_k8s.translate.exposure import ExposureIndex
+from calico_k8s.translate.findings import Finding, Name, ObjectRef
 from calico_k8s.translate.labels import SERVICE_ACCOUNT_PREFIX, inherited_labels
 from calico_k8s.translate.namespaces import (
     NamespaceReading,
@@ -38,7 +39,8 @@ from calico_k8s.translate.namespaces import (
     read_namespace,
     unknown_namespace,
 )
-from calico_k8s.translate.objects import KubeObject, object_ref
+from calico_k8s.translate.objects import ClusterObject, KubeObject, PolicyObject, object_ref
+from calico_k8s.translate.policy_book import PolicyBook
 from calico_k8s.translate.profiles import ProfileBook, profile_keys
 from calico_k8s.translate.services import (
     Exposure,
@@ -90,6 +92,7 @@ class Translator:
         self._settings = settings
         self._book = ProfileBook()
         self._index = ExposureIndex()
+        self._policies = PolicyBook()
         self._workloads: dict[Name, Workload] = {}
         self._open_services: set[Name] = set()
         self._known_namespaces: set[str] = set()
@@ -102,9 +105,12 @@ class Translator:
 
     def update(self, value: KubeObject) -> None:
         """An object as it is now."""
-        self._set_findings(object_ref(value), self._update(value))
+        if isinstance(value, PolicyObject):
+            self._policies.update(value)
+        else:
+            self._set_findings(object_ref(value), self._update(value))
 
-    def _update(self, value: KubeObject) -> tuple[Finding, ...]:
+    def _update(self, value: ClusterObject) -> tuple[Finding, ...]:
         match value:
             case objects.Pod():
                 return self._update_pod(value)
@@ -135,10 +141,12 @@ class Translator:
                 self._set_service(name, None)
             case "EndpointSlice":
                 self._dirty_pods |= self._index.set_slice(name, None)
+                self._policies.set_slice(name, None)
             case "Node":
                 self._pending[keys.NodeKey(NodeName(name.name))] = None
+                self._policies.set_node(name.name, None)
             case _:
-                raise ValueError(f"objects of kind {ref.kind} are not translated")
+                self._policies.remove(ref)
         self._set_findings(ref, ())
 
     def report(self, ref: ObjectRef, findings: tuple[Finding, ...]) -> None:
@@ -155,6 +163,10 @@ class Translator:
             items = self._book.items(profile)
             for key in profile_keys(profile):
                 self._pending[key] = items.get(key)
+        told = self._policies.take_changes()
+        self._pending |= told.items
+        for ref, findings in told.findings.items():
+            self._set_findings(ref, findings)
         changes = Changes()
         for key, value in self._pending.items():
             if value == self._emitted.get(key):
@@ -250,11 +262,13 @@ class Translator:
         for profile, items in _namespace_items(name, reading).items():
             self._book.define(profile, items)
         self._known_namespaces.add(name)
+        self._policies.set_namespace(name, namespace.metadata.labels or {})
         return reading.findings
 
     def _remove_namespace(self, name: Name) -> None:
         if name.name in self._known_namespaces:
             self._known_namespaces.remove(name.name)
+            self._policies.set_namespace(name.name, None)
             for profile in (namespace_profile(name.name), namespace_labels_profile(name.name)):
                 self._book.undefine(profile)
                 self._book.release(profile)
@@ -288,11 +302,13 @@ class Translator:
     def _update_slice(self, endpoint_slice: objects.EndpointSlice) -> tuple[Finding, ...]:
         name = _name(endpoint_slice)
         self._dirty_pods |= self._index.set_slice(name, read_slice(endpoint_slice))
+        self._policies.set_slice(name, endpoint_slice)
         return ()
 
     def _update_node(self, node: objects.Node) -> tuple[Finding, ...]:
         record, findings = read_node(node)
         self._pending[keys.NodeKey(record.name)] = record
+        self._policies.set_node(record.name, record)
         return findings
 
 

@@ -9,16 +9,10 @@ from collections.abc import Iterable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
 from calico_k8s.model.addresses import Address
+from calico_k8s.translate.findings import Name
 from calico_k8s.translate.services import Exposure, SliceReading
 
 _Key = TypeVar("_Key")
-
-
-class Name(NamedTuple):
-    """An object of a namespaced kind."""
-
-    namespace: str
-    name: str
 
 
 class _LabelKey(NamedTuple):

@@ -31,13 +31,32 @@ class Code(StrEnum):
     LABEL_RESERVED = "label-reserved"
     OBJECT_DUPLICATE = "object-duplicate"
     OBJECT_INVALID = "object-invalid"
+    POLICY_HOST_ONLY = "policy-host-only"
+    POLICY_INVALID = "policy-invalid"
+    POLICY_SERVICE_UNKNOWN = "policy-service-unknown"
     SERVICE_EXTERNAL_NAME = "service-external-name"
     SERVICE_FLAG_VALUE = "service-flag-value"
+    TIER_FIXED = "tier-fixed"
+    TIER_UNKNOWN = "tier-unknown"
 
 
 _WARNINGS = frozenset(
-    {Code.ANNOTATION_KEYS, Code.FLAG_CONFLICT, Code.LABEL_RESERVED, Code.OBJECT_DUPLICATE}
+    {
+        Code.ANNOTATION_KEYS,
+        Code.FLAG_CONFLICT,
+        Code.LABEL_RESERVED,
+        Code.OBJECT_DUPLICATE,
+        Code.POLICY_HOST_ONLY,
+        Code.POLICY_SERVICE_UNKNOWN,
+    }
 )
+
+
+class Name(NamedTuple):
+    """An object of a namespaced kind."""
+
+    namespace: str
+    name: str
 
 
 class ObjectRef(NamedTuple):

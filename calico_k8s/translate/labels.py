@@ -8,7 +8,12 @@ from collections.abc import Mapping
 
 NAMESPACE_LABEL = "projectcalico.org/namespace"
 ORCHESTRATOR_LABEL = "projectcalico.org/orchestrator"
+ORCHESTRATOR = "k8s"
 SERVICE_ACCOUNT_LABEL = "projectcalico.org/serviceaccount"
+INGRESS_GIVEN_LABEL = "projectcalico.org/ingress-given-by"
+"""On pods of whose ingress somebody has spoken where they live: ``annotation`` on an annotated pod,
+``flag`` on the pods of a namespace with a flag of its own.  Rules that speak only where nobody
+did (the Baseline tier's) ask for it like for any other label."""
 NAME_KEY = "projectcalico.org/name"
 """The label, behind a prefix, that says the namespace's or service account's name."""
 
@@ -18,7 +23,9 @@ SERVICE_ACCOUNT_PREFIX = "pcsa."
 SERVICE_ACCOUNT_LABEL_MAX = 62
 """Longer names of service accounts get no label: the name must be shorter than 63 characters."""
 
-_RESERVED = frozenset({NAMESPACE_LABEL, ORCHESTRATOR_LABEL, SERVICE_ACCOUNT_LABEL})
+_RESERVED = frozenset(
+    {NAMESPACE_LABEL, ORCHESTRATOR_LABEL, SERVICE_ACCOUNT_LABEL, INGRESS_GIVEN_LABEL}
+)
 
 
 def is_reserved(key: str) -> bool:
@@ -32,14 +39,20 @@ def own_labels(labels: Mapping[str, str]) -> dict[str, str]:
 
 
 def endpoint_labels(
-    labels: Mapping[str, str], namespace: str, service_account: str
+    labels: Mapping[str, str],
+    namespace: str,
+    service_account: str,
+    *,
+    has_annotation: bool = False,
 ) -> dict[str, str]:
     """The labels of an endpoint itself, those it inherits aside."""
     given = own_labels(labels)
     given[NAMESPACE_LABEL] = namespace
-    given[ORCHESTRATOR_LABEL] = "k8s"
+    given[ORCHESTRATOR_LABEL] = ORCHESTRATOR
     if service_account and len(service_account) <= SERVICE_ACCOUNT_LABEL_MAX:
         given[SERVICE_ACCOUNT_LABEL] = service_account
+    if has_annotation:
+        given[INGRESS_GIVEN_LABEL] = "annotation"
     return given
 
 

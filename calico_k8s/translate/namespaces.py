@@ -13,7 +13,7 @@ from calico_k8s.model.names import ProfileId
 from calico_k8s.model.resources import Action, EntityMatch, Labels, Origin, Rule, Rules, Tags
 from calico_k8s.translate.annotations import allow_egress
 from calico_k8s.translate.findings import Code, Finding, ObjectRef, make_finding
-from calico_k8s.translate.labels import NAMESPACE_PREFIX, inherited_labels
+from calico_k8s.translate.labels import INGRESS_GIVEN_LABEL, NAMESPACE_PREFIX, inherited_labels
 from calico_k8s.translate.objects import Namespace, object_ref
 from calico_k8s.translate.tags import namespace_tag
 
@@ -63,10 +63,13 @@ def read_namespace(namespace: Namespace, settings: TranslateSettings) -> Namespa
     name = namespace.metadata.name
     labels = namespace.metadata.labels or {}
     flag, findings = _read_flag(namespace, settings)
+    inherited = inherited_labels(NAMESPACE_PREFIX, name, labels)
+    if has_flag(namespace):
+        inherited[INGRESS_GIVEN_LABEL] = "flag"
     return NamespaceReading(
         flag,
         _rules(name, flag),
-        Labels(inherited_labels(NAMESPACE_PREFIX, name, labels)),
+        Labels(inherited),
         Tags((namespace_tag(name),)),
         findings,
     )
@@ -76,6 +79,12 @@ def unknown_namespace(name: str) -> NamespaceReading:
     """What holds for the pods of a namespace that is not there (yet): closed."""
     labels = Labels(inherited_labels(NAMESPACE_PREFIX, name, {}))
     return NamespaceReading("closed", _rules(name, "closed"), labels, Tags((namespace_tag(name),)))
+
+
+def has_flag(namespace: Namespace) -> bool:
+    """Whether the namespace carries a flag of its own, of whatever value."""
+    metadata = namespace.metadata
+    return FLAG in (metadata.annotations or {}) or FLAG in (metadata.labels or {})
 
 
 def _read_flag(

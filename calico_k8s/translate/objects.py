@@ -188,7 +188,82 @@ class Node(msgspec.Struct, frozen=True):
     status: NodeStatus | None = None
 
 
-KubeObject = Pod | Namespace | ServiceAccount | Service | EndpointSlice | Node
+# Specs of policies are read piece by piece (:mod:`.reading`): what is not understood of one closes
+# what that piece speaks of, and no more.  Any: what JSON can say.
+
+
+class NetworkPolicy(msgspec.Struct, frozen=True):
+    """``networking.k8s.io/v1/NetworkPolicy``."""
+
+    metadata: Metadata
+    spec: Any = None
+
+
+class ClusterNetworkPolicy(msgspec.Struct, frozen=True):
+    """``policy.networking.k8s.io/v1alpha2/ClusterNetworkPolicy``."""
+
+    metadata: Metadata
+    spec: Any = None
+
+
+class CalicoTier(msgspec.Struct, frozen=True):
+    """``projectcalico.org/v3/Tier``."""
+
+    metadata: Metadata
+    spec: Any = None
+
+
+class GlobalNetworkPolicy(msgspec.Struct, frozen=True):
+    """``projectcalico.org/v3/GlobalNetworkPolicy``."""
+
+    metadata: Metadata
+    spec: Any = None
+
+
+class CalicoNetworkPolicy(msgspec.Struct, frozen=True):
+    """``projectcalico.org/v3/NetworkPolicy``."""
+
+    metadata: Metadata
+    spec: Any = None
+
+
+class GlobalNetworkSet(msgspec.Struct, frozen=True):
+    """``projectcalico.org/v3/GlobalNetworkSet``."""
+
+    metadata: Metadata
+    spec: Any = None
+
+
+class CalicoNetworkSet(msgspec.Struct, frozen=True):
+    """``projectcalico.org/v3/NetworkSet``."""
+
+    metadata: Metadata
+    spec: Any = None
+
+
+class CalicoProfile(msgspec.Struct, frozen=True):
+    """``projectcalico.org/v3/Profile``."""
+
+    metadata: Metadata
+    spec: Any = None
+
+
+PolicyObject = (
+    NetworkPolicy
+    | ClusterNetworkPolicy
+    | CalicoTier
+    | GlobalNetworkPolicy
+    | CalicoNetworkPolicy
+    | GlobalNetworkSet
+    | CalicoNetworkSet
+    | CalicoProfile
+)
+"""Objects that are nothing but policy."""
+
+ClusterObject = Pod | Namespace | ServiceAccount | Service | EndpointSlice | Node
+"""Objects that are there without any policy."""
+
+KubeObject = ClusterObject | PolicyObject
 
 
 class KindInfo(NamedTuple):
@@ -197,7 +272,11 @@ class KindInfo(NamedTuple):
     group: str
     type: type[Any]  # Any: one of the types of KubeObject
     is_namespaced: bool
+    written: str = ""
+    """The kind as it is written, where ours is another because two groups have one of that name."""
 
+
+_CALICO = "projectcalico.org"
 
 KINDS: Mapping[str, KindInfo] = {
     "Pod": KindInfo("", Pod, is_namespaced=True),
@@ -206,9 +285,23 @@ KINDS: Mapping[str, KindInfo] = {
     "Service": KindInfo("", Service, is_namespaced=True),
     "EndpointSlice": KindInfo("discovery.k8s.io", EndpointSlice, is_namespaced=True),
     "Node": KindInfo("", Node, is_namespaced=False),
+    "NetworkPolicy": KindInfo("networking.k8s.io", NetworkPolicy, is_namespaced=True),
+    "ClusterNetworkPolicy": KindInfo(
+        "policy.networking.k8s.io", ClusterNetworkPolicy, is_namespaced=False
+    ),
+    "Tier": KindInfo(_CALICO, CalicoTier, is_namespaced=False),
+    "GlobalNetworkPolicy": KindInfo(_CALICO, GlobalNetworkPolicy, is_namespaced=False),
+    "CalicoNetworkPolicy": KindInfo(
+        _CALICO, CalicoNetworkPolicy, is_namespaced=True, written="NetworkPolicy"
+    ),
+    "GlobalNetworkSet": KindInfo(_CALICO, GlobalNetworkSet, is_namespaced=False),
+    "NetworkSet": KindInfo(_CALICO, CalicoNetworkSet, is_namespaced=True),
+    "Profile": KindInfo(_CALICO, CalicoProfile, is_namespaced=False),
 }
+"""By the name that a kind has here: in findings, in origins and keys of policies."""
 
 _KIND_BY_TYPE = {info.type: kind for kind, info in KINDS.items()}
+_KIND_BY_WRITTEN = {(info.group, info.written or kind): kind for kind, info in KINDS.items()}
 
 _NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _NAME = re.compile(rf"{_NAMESPACE.pattern}(?:\.{_NAMESPACE.pattern})*")
@@ -243,10 +336,9 @@ def api_group(api_version: str) -> str:
     return group if slash else ""
 
 
-def is_decoded(api_version: str, kind: str) -> bool:
-    """Whether objects of this kind are used; a kind of the same name in another group is not."""
-    info = KINDS.get(kind)
-    return info is not None and info.group == api_group(api_version)
+def known_kind(api_version: str, kind: str) -> str | None:
+    """What a kind is called here; None for one that is not used, as one of another group."""
+    return _KIND_BY_WRITTEN.get((api_group(api_version), kind))
 
 
 def object_ref(value: KubeObject) -> ObjectRef:
@@ -323,19 +415,28 @@ def _bad_name(ref: ObjectRef, field: str, text: str) -> Finding:
 
 def _invalid(ref: ObjectRef, document: object, error: str) -> Finding:
     """A message of msgspec's as ours: object, field, what was expected."""
+    path, problem = conversion_problem(document, error)
+    where = field_text(path) or "the object"
+    return make_finding(Code.OBJECT_INVALID, f"{ref}: {where} {problem}", ref, path)
+
+
+def conversion_problem(document: object, error: str) -> tuple[FieldPath, str]:
+    """Which field of a document msgspec means, and what is wrong with it, to follow its name."""
     found = _ERROR_PATH.search(error)
     problem = error[: found.start()] if found else error
     path = _real_path(document, found[1]) if found else ()
-    missing = re.fullmatch(r"Object missing required field `(\w+)`", problem)
-    if missing:
-        path, problem = (*path, missing[1]), "is missing"
-    else:
-        problem = _reworded(problem)
-        if path[-1:] == ("protocol",):
-            problem += ": TCP, UDP or SCTP"
+    if missing := re.fullmatch(r"Object missing required field `(\w+)`", problem):
+        return (*path, missing[1]), "is missing"
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", problem):
+        return (*path, unknown[1]), "is no field that is known here"
+    problem = _reworded(problem)
+    return path, f"{problem}: TCP, UDP or SCTP" if path[-1:] == ("protocol",) else problem
+
+
+def field_text(path: FieldPath) -> str:
+    """A path as people write it: ``spec.ingress[0].from``."""
     field = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-    where = field.lstrip(".") or "the object"
-    return make_finding(Code.OBJECT_INVALID, f"{ref}: {where} {problem}", ref, path)
+    return field.lstrip(".")
 
 
 def _reworded(problem: str) -> str:

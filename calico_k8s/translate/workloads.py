@@ -100,7 +100,9 @@ def read_pod(pod: objects.Pod, settings: TranslateSettings) -> PodReading:
     endpoint = WorkloadEndpoint(
         id=EndpointId(_node_name(pod), NamespaceName(ref.namespace), ref.name),
         addresses=addresses,
-        labels=endpoint_labels(labels, ref.namespace, account),
+        labels=endpoint_labels(
+            labels, ref.namespace, account, has_annotation=annotation is not None
+        ),
         named_ports=named_ports(pod),
         uid=pod.metadata.uid or "",
         created=created.timestamp() if (created := pod.metadata.creation_timestamp) else 0.0,

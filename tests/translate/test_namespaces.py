@@ -67,6 +67,7 @@ def test_pods_inherit_the_namespace_s_labels_and_name() -> None:
     assert reading.labels.labels == {
         f"pcns.{FLAG}": "open",
         "pcns.projectcalico.org/name": "prod",
+        "projectcalico.org/ingress-given-by": "flag",
     }
 
 

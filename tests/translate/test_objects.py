@@ -5,7 +5,7 @@ import pytest
 
 from calico_k8s.translate import objects
 from calico_k8s.translate.findings import Code, ObjectRef, Severity
-from calico_k8s.translate.objects import decode_object, is_decoded
+from calico_k8s.translate.objects import decode_object, known_kind
 
 
 def test_a_pod_is_decoded_with_the_fields_that_are_used() -> None:
@@ -86,17 +86,20 @@ def test_the_path_of_a_finding_leads_to_the_field() -> None:
 
 
 @pytest.mark.parametrize(
-    ("api_version", "kind", "is_ours"),
+    ("api_version", "kind", "ours"),
     [
-        ("v1", "Service", True),
-        ("serving.knative.dev/v1", "Service", False),
-        ("discovery.k8s.io/v1", "EndpointSlice", True),
-        ("v1", "EndpointSlice", False),
-        ("v1", "ConfigMap", False),
+        ("v1", "Service", "Service"),
+        ("serving.knative.dev/v1", "Service", None),
+        ("discovery.k8s.io/v1", "EndpointSlice", "EndpointSlice"),
+        ("v1", "EndpointSlice", None),
+        ("v1", "ConfigMap", None),
+        ("networking.k8s.io/v1", "NetworkPolicy", "NetworkPolicy"),
+        ("projectcalico.org/v3", "NetworkPolicy", "CalicoNetworkPolicy"),
+        ("projectcalico.org/v3", "CalicoNetworkPolicy", None),
     ],
 )
-def test_a_kind_is_known_by_its_group_too(api_version: str, kind: str, is_ours: bool) -> None:
-    assert is_decoded(api_version, kind) is is_ours
+def test_a_kind_is_known_by_its_group_too(api_version: str, kind: str, ours: str | None) -> None:
+    assert known_kind(api_version, kind) == ours
 
 
 def test_a_list_from_the_api_decodes_by_type() -> None:

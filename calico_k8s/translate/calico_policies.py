@@ -1,0 +1,267 @@
+"""Calico's policies, tiers, profiles and network sets to the model.
+
+In: objects of ``projectcalico.org/v3``, as they are written or exported.  Out: tiers, policies,
+profile rules and network sets, and findings.  What is about host endpoints alone is told and left.
+
+Source: Calico, api/pkg/apis/projectcalico/v3.
+"""
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import Literal
+
+import grammar
+from calico_k8s.errors import InputError
+from calico_k8s.model import keys
+from calico_k8s.model.addresses import Net, parse_net
+from calico_k8s.model.names import NetsetName, PolicyId, ProfileId, SelectorText, TierName
+from calico_k8s.model.resources import (
+    Action,
+    Direction,
+    Labels,
+    NetworkSet,
+    Policy,
+    Rule,
+    Rules,
+    Tier,
+    Value,
+)
+from calico_k8s.translate.calico_rules import PortsOf, RuleReader
+from calico_k8s.translate.findings import Code, FieldPath
+from calico_k8s.translate.labels import (
+    NAMESPACE_LABEL,
+    NAMESPACE_PREFIX,
+    inherited_labels,
+    own_labels,
+)
+from calico_k8s.translate.objects import (
+    CalicoNetworkPolicy,
+    CalicoNetworkSet,
+    CalicoProfile,
+    CalicoTier,
+    GlobalNetworkPolicy,
+    GlobalNetworkSet,
+    object_ref,
+)
+from calico_k8s.translate.reading import (
+    BOTH,
+    Document,
+    Misread,
+    Reader,
+    Reading,
+    action_word,
+    convert,
+)
+from calico_k8s.translate.selecting import (
+    conjunction,
+    in_namespace,
+    parse_account_selector,
+    parse_calico,
+    parse_namespace_selector,
+)
+from calico_k8s.translate.tiers import BUILT_IN_TIERS, DEFAULT_TIER
+
+FIRST = -sys.float_info.max
+"""The order of what cannot be read: nothing before it allows what it may deny."""
+
+_SHARED = (
+    *("tier", "order", "selector", "serviceAccountSelector", "types", "ingress", "egress"),
+    "performanceHints",
+)
+_GLOBAL = (*_SHARED, "namespaceSelector", "doNotTrack", "preDNAT", "applyOnForward")
+_DIRECTIONS = {"ingress": Direction.INGRESS, "egress": Direction.EGRESS}
+
+
+def read_calico_policy(
+    value: GlobalNetworkPolicy | CalicoNetworkPolicy, ports_of: PortsOf
+) -> Reading:
+    """What a policy says.
+
+    One whose endpoints or tier cannot be told denies everything for all that it could select.
+    """
+    reader = Reader(object_ref(value))
+    spec = value.spec if isinstance(value.spec, dict) else {}
+    if spec.get("doNotTrack") or spec.get("preDNAT"):
+        field = "doNotTrack" if spec.get("doNotTrack") else "preDNAT"
+        message = f"spec.{field} is about host endpoints, so no pod is subject to the policy"
+        reader.tell(Code.POLICY_HOST_ONLY, message, ("spec", field))
+        return reader.nothing()
+    try:
+        tier = _tier_name(spec)
+        order = _order(spec)
+        types = _types(spec)
+        selector = _subject(spec, reader.ref.namespace)
+    except Misread as error:
+        return _closed(reader, error, spec)
+    read = RuleReader(reader, reader.ref.namespace, ports_of)
+    ingress = reader.rules(spec.get("ingress"), ("spec", "ingress"), action_word, read.ingress)
+    egress = reader.rules(spec.get("egress"), ("spec", "egress"), action_word, read.egress)
+    if not reader.known_fields(spec, _SHARED if reader.ref.namespace else _GLOBAL):
+        ingress, egress = reader.closed(ingress), reader.closed(egress)
+    policy = Policy(
+        id=PolicyId(*reader.ref),
+        tier=tier,
+        selector=selector,
+        types=types,
+        order=order,
+        ingress=ingress if Direction.INGRESS in types else (),
+        egress=egress if Direction.EGRESS in types else (),
+    )
+    return reader.policy(policy, read.services)
+
+
+def read_tier(value: CalicoTier) -> Reading:
+    """What a tier says; of a built-in one nothing but what is so anyway."""
+    reader = Reader(object_ref(value))
+    name = TierName(reader.ref.name)
+    spec = value.spec if isinstance(value.spec, dict) else {}
+    try:
+        order = _order(spec)
+        action = _default_action(spec)
+    except Misread as error:
+        reader.tell_unusable(error, "the tier comes first and denies what it does not decide")
+        tier = Tier(name, FIRST)
+    else:
+        tier = Tier(name, order, action)
+    built_in = BUILT_IN_TIERS.get(name)
+    if built_in is None:
+        return Reading({keys.TierKey(name): tier}, tuple(reader.findings))
+    is_other = (spec.get("order") is not None and tier.order != built_in.order) or (
+        spec.get("defaultAction") is not None and tier.default_action != built_in.default_action
+    )
+    if is_other and not reader.findings:
+        message = (
+            f"the tier {name} is built in, with the order {built_in.order:.0f} and the default "
+            f"action {built_in.default_action.capitalize()}: what is given here is not looked at"
+        )
+        reader.tell(Code.TIER_FIXED, message, ("spec",))
+    return Reading({keys.TierKey(name): built_in}, tuple(reader.findings))
+
+
+def read_profile(value: CalicoProfile, ports_of: PortsOf) -> Reading:
+    """What a profile says, for endpoints that name it."""
+    reader = Reader(object_ref(value))
+    spec = value.spec if isinstance(value.spec, dict) else {}
+    profile = ProfileId(f"profile.{reader.ref.name}")
+    read = RuleReader(reader, "", ports_of)
+    ingress = reader.rules(spec.get("ingress"), ("spec", "ingress"), action_word, read.ingress)
+    egress = reader.rules(spec.get("egress"), ("spec", "egress"), action_word, read.egress)
+    items: dict[keys.Key, Value] = {
+        keys.ProfileRulesKey(profile): Rules(ingress, egress, reader.origin())
+    }
+    try:
+        labels = convert(spec.get("labelsToApply") or {}, dict[str, str], ("spec", "labelsToApply"))
+    except Misread as error:
+        reader.tell_unusable(error, "the profile gives no labels")
+    else:
+        if labels:
+            items[keys.ProfileLabelsKey(profile)] = Labels(labels)
+    return Reading(items, tuple(reader.findings), services=frozenset(read.services))
+
+
+def read_network_set(
+    value: GlobalNetworkSet | CalicoNetworkSet, namespace_labels: Mapping[str, str]
+) -> Reading:
+    """What a network set says; one in a namespace inherits the namespace's labels.
+
+    A net that is none is left out.
+    """
+    reader = Reader(object_ref(value))
+    ref = reader.ref
+    labels = own_labels(value.metadata.labels or {})
+    name = NetsetName(ref.name)
+    if ref.namespace:
+        name = NetsetName(f"{ref.namespace}/{ref.name}")
+        inherited = inherited_labels(NAMESPACE_PREFIX, ref.namespace, namespace_labels)
+        labels = {**inherited, **labels, NAMESPACE_LABEL: ref.namespace}
+    spec = value.spec if isinstance(value.spec, dict) else {}
+    nets: list[Net] = []
+    path: FieldPath = ("spec", "nets")
+    try:
+        texts = convert(spec.get("nets") or (), tuple[str, ...], path)
+    except Misread as error:
+        reader.tell_unusable(error, "the set holds nothing")
+        texts = ()
+    for index, text in enumerate(texts):
+        try:
+            nets.append(parse_net(text))
+        except InputError as error:
+            reader.tell_unusable(Misread((*path, index), f"is no CIDR: {error}"), "it is left out")
+    netset = NetworkSet(name, labels, tuple(dict.fromkeys(nets)))
+    return Reading({keys.NetsetKey(name): netset}, tuple(reader.findings))
+
+
+def _tier_name(spec: Document) -> TierName:
+    name = spec.get("tier")
+    if name is not None and not isinstance(name, str):
+        raise Misread(("spec", "tier"), "should be text")
+    return TierName(name or DEFAULT_TIER)
+
+
+def _order(spec: Document) -> float | None:
+    order = spec.get("order")
+    is_number = isinstance(order, int | float) and not isinstance(order, bool)
+    if order is not None and not (is_number and math.isfinite(order)):
+        raise Misread(("spec", "order"), "should be a number")
+    return None if order is None else float(order)
+
+
+def _types(spec: Document) -> tuple[Direction, ...]:
+    """The directions that the policy speaks for.  Unlike Kubernetes, egress alone is egress alone."""
+    path: FieldPath = ("spec", "types")
+    written = convert(spec.get("types") or (), tuple[str, ...], path)
+    unknown = [word for word in written if word.lower() not in _DIRECTIONS]
+    if unknown:
+        raise Misread(path, f"'{unknown[0]}' is neither Ingress nor Egress")
+    if written:
+        words = {word.lower() for word in written}
+        return tuple(way for word, way in _DIRECTIONS.items() if word in words)
+    if not spec.get("egress"):
+        return (Direction.INGRESS,)
+    return BOTH if spec.get("ingress") else (Direction.EGRESS,)
+
+
+def _subject(spec: Document, namespace: str) -> SelectorText:
+    parts: list[grammar.Selector] = [in_namespace(namespace)] if namespace else []
+    for field in ("selector", "namespaceSelector", "serviceAccountSelector"):
+        path: FieldPath = ("spec", field)
+        text = spec.get(field) or ""
+        if not isinstance(text, str):
+            raise Misread(path, "should be text")
+        if not text:
+            continue
+        if field == "namespaceSelector":
+            parts.append(parse_namespace_selector(text, path, allows_global=False))
+        elif field == "selector":
+            parts.append(parse_calico(text, path))
+        else:
+            parts.append(parse_account_selector(text, path))
+    return conjunction(parts)
+
+
+def _default_action(spec: Document) -> Literal[Action.DENY, Action.PASS]:
+    path: FieldPath = ("spec", "defaultAction")
+    word = spec.get("defaultAction") or "Deny"
+    if not isinstance(word, str) or word.lower() not in ("deny", "pass"):
+        raise Misread(path, f"'{word}' is neither Deny nor Pass")
+    return Action.PASS if word.lower() == "pass" else Action.DENY
+
+
+def _closed(reader: Reader, error: Misread, spec: Document) -> Reading:
+    """The policy that stands for one that cannot be told whom it selects, or where it stands."""
+    namespace = reader.ref.namespace
+    whom = f"the namespace {namespace}" if namespace else "every namespace"
+    reader.tell_unusable(error, f"everything is denied in {whom}")
+    deny = (Rule(Action.DENY, reader.origin()),)
+    tier = spec.get("tier")
+    policy = Policy(
+        id=PolicyId(*reader.ref),
+        tier=TierName(tier) if isinstance(tier, str) and tier else DEFAULT_TIER,
+        selector=conjunction([in_namespace(namespace)] if namespace else []),
+        types=BOTH,
+        order=FIRST,
+        ingress=deny,
+        egress=deny,
+    )
+    return reader.policy(policy)
