@@ -5,12 +5,17 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import click
 import msgspec
 
 from calico_k8s.cli.options import option
 
 if TYPE_CHECKING:
     from calico_k8s.controller.kube import KubeApi
+
+
+KUBECTL_PLUGIN = "kubectl calico_k8s"
+"""The program's name where kubectl calls it."""
 
 
 class KubeOptions(msgspec.Struct, frozen=True):
@@ -29,6 +34,12 @@ class KubeOptions(msgspec.Struct, frozen=True):
     def name(self) -> str:
         """As the user would call it."""
         return " ".join(part for part in ("--kubeconfig", self.kubeconfig, self.context) if part)
+
+
+def kubectls_cluster() -> KubeOptions:
+    """The cluster that kubectl speaks to, where it called us and nobody says another; else none."""
+    called_as = click.get_current_context().find_root().info_name
+    return KubeOptions(kubeconfig="") if called_as == KUBECTL_PLUGIN else KubeOptions()
 
 
 def kube_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from calico_k8s.cli.kube import KUBECTL_PLUGIN
 from calico_k8s.errors import CalicoError
 
 COMMANDS = {
@@ -113,4 +114,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _program_name() -> str:
     called = Path(sys.argv[0]).name
-    return "kubectl calico_k8s" if called == "kubectl-calico_k8s" else "calico-k8s"
+    return KUBECTL_PLUGIN if called == "kubectl-calico_k8s" else "calico-k8s"

@@ -13,7 +13,7 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from calico_k8s.cli.kube import KubeOptions, kube_options, open_kube
+from calico_k8s.cli.kube import KubeOptions, kube_options, kubectls_cluster, open_kube
 from calico_k8s.cli.options import DatastoreOptions, datastore_options, open_datastore, option
 from calico_k8s.config import OPTION_BY_NAME
 from calico_k8s.controller.stored import read_items
@@ -185,6 +185,8 @@ def _chosen(
     paths: Sequence[str], kube: KubeOptions, datastore: DatastoreOptions
 ) -> tuple[KubeOptions, DatastoreOptions]:
     """The one SOURCE that is meant: what the command line says goes before the environment."""
+    if not (paths or kube.is_given or datastore.url):
+        kube = kubectls_cluster()
     if not (paths or kube.is_given or datastore.url):
         raise InputError(
             "give a SOURCE: manifest files or folders, '-', --kubeconfig or --datastore URL"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import click
 
 import grammar
-from calico_k8s.cli.kube import KubeOptions, kube_options, open_kube
+from calico_k8s.cli.kube import KubeOptions, kube_options, kubectls_cluster, open_kube
 from calico_k8s.cli.options import option
 from calico_k8s.cli.present import paint
 from calico_k8s.cli.source import (
@@ -19,10 +19,11 @@ from calico_k8s.cli.source import (
     tell,
 )
 from calico_k8s.errors import InputError
+from calico_k8s.lint.effects import changed_pods
 from calico_k8s.lint.problems import Problem
 from calico_k8s.lint.report import FORMATS
 from calico_k8s.lint.rules import lint_cluster, lint_manifests
-from calico_k8s.lint.view import place_finding
+from calico_k8s.lint.view import View, place_finding
 from calico_k8s.sources.documents import Manifest
 from calico_k8s.sources.manifests import STANDARD_INPUT, read_manifests
 from calico_k8s.sources.rewrite import PolicyText, policy_texts, replace_texts
@@ -65,6 +66,12 @@ _no_datastore = click.option(
     show_default=True,
     help="sarif is for code scanning, github for comments in a pull request.",
 )
+@option(
+    "--notes/--no-notes",
+    default=None,
+    help="Say also what policy changes: which pods not everybody reaches, and why.  [default: for a"
+    " live cluster]",
+)
 @kube_options
 @_no_datastore
 @click.pass_context
@@ -75,8 +82,11 @@ def lint_command(
     kube: KubeOptions,
     settings: TranslateSettings,
     form: str,
+    notes: bool | None,
 ) -> None:
     r"""Tell every mistake with its file and line: exit 1 if there is an error, 0 with warnings alone.
+
+    Of a live cluster it tells first what installing would change: nothing of ours need run there.
 
     \b
     Examples:
@@ -86,8 +96,12 @@ def lint_command(
     """
     if paths and (is_on_command_line("kubeconfig") or is_on_command_line("context")):
         raise InputError("give manifests or --kubeconfig, not both")
-    live = kube.is_given and not paths
-    problems, count = _lint_live(kube, settings) if live else _lint_paths(paths, settings)
+    if not (paths or kube.is_given):
+        kube = kubectls_cluster()
+    if kube.is_given and not paths:
+        problems, count = _lint_live(kube, settings, notes=notes is not False)
+    else:
+        problems, count = _lint_paths(paths, settings, notes=bool(notes))
     click.echo(FORMATS[form](problems), nl=False)
     if not problems:
         tell("note", [f"{count} objects, nothing found"])
@@ -95,25 +109,33 @@ def lint_command(
 
 
 def _lint_paths(
-    paths: tuple[str, ...], settings: TranslateSettings
+    paths: tuple[str, ...], settings: TranslateSettings, *, notes: bool
 ) -> tuple[tuple[Problem, ...], int]:
     """The problems of manifests, and how many objects they are."""
     require_paths(paths)
     _require_existing(paths)
     read = read_manifests(paths)
     tell("note", read.notes)
-    return lint_manifests(read.manifests, read.errors, settings), len(read.manifests)
+    problems = lint_manifests(read.manifests, read.errors, settings, notes=notes)
+    return problems, len(read.manifests)
 
 
-def _lint_live(kube: KubeOptions, settings: TranslateSettings) -> tuple[tuple[Problem, ...], int]:
+def _lint_live(
+    kube: KubeOptions, settings: TranslateSettings, *, notes: bool
+) -> tuple[tuple[Problem, ...], int]:
     """The problems of a live cluster, and how many objects it has."""
     # Imported here, as the API's client is.
     from calico_k8s.controller.listing import list_cluster
 
     with open_kube(kube) as api:
         live = list_cluster(api)
+    view = View(live.objects, settings)
     unusable = (place_finding(finding, None) for finding in live.findings)
-    return (*unusable, *lint_cluster(live.objects, settings)), len(list(live.objects.objects()))
+    if notes:
+        changed, pods = len(changed_pods(view)), len(view.endpoints)
+        tell("note", [f"policy changes who reaches {changed} of {pods} pods"])
+    problems = (*unusable, *lint_cluster(view, notes=notes))
+    return problems, len(list(live.objects.objects()))
 
 
 @click.command("fmt")

@@ -17,16 +17,19 @@ class LintCode(StrEnum):
     """What only the whole cluster shows; :class:`~calico_k8s.translate.findings.Code` has the rest."""
 
     ADDRESS_SHARED = "address-shared"
+    ANNOTATION_GOVERNS = "annotation-governs"
     APISERVICE_UNREACHABLE = "apiservice-unreachable"
     CIDR_HIDDEN = "cidr-hidden"
     HOST_NETWORK = "host-network"
     INGRESS_UNREACHABLE = "ingress-unreachable"
     MANIFEST_UNREADABLE = "manifest-unreadable"
+    NAMESPACE_CLOSED = "namespace-closed"
     NAMESPACE_UNKNOWN = "namespace-unknown"
     PEER_MATCHES_NOTHING = "peer-matches-nothing"
     PORT_NAME_UNKNOWN = "port-name-unknown"
     SERVICE_EXPOSES_NOTHING = "service-exposes-nothing"
     SERVICE_FOREIGN_ADDRESS = "service-foreign-address"
+    SERVICE_OPENS = "service-opens"
     SERVICE_PORT_UNKNOWN = "service-port-unknown"
     STATEMENT_SHADOWED = "statement-shadowed"
     TARGET_MISMATCH = "target-mismatch"
@@ -72,16 +75,19 @@ _SUMMARIES: Mapping[Code | LintCode, str] = {
     Code.TIER_FIXED: "a built-in tier is given another order or default action",
     Code.TIER_UNKNOWN: "a policy is in a tier that is not there",
     LintCode.ADDRESS_SHARED: "two live pods have one address",
+    LintCode.ANNOTATION_GOVERNS: "a pod's annotation says who reaches it",
     LintCode.APISERVICE_UNREACHABLE: "the API server cannot reach an APIService's pods",
     LintCode.CIDR_HIDDEN: "a cidr source cannot be seen behind a NodePort or LoadBalancer",
     LintCode.HOST_NETWORK: "an annotated pod is on its node's network",
     LintCode.INGRESS_UNREACHABLE: "nothing outside the namespace reaches an Ingress' pods",
     LintCode.MANIFEST_UNREADABLE: "a file is not YAML, or cannot be read",
+    LintCode.NAMESPACE_CLOSED: "only pods of a namespace reach its pods",
     LintCode.NAMESPACE_UNKNOWN: "a statement names a namespace that is not there",
     LintCode.PEER_MATCHES_NOTHING: "a label or selector matches no pod",
     LintCode.PORT_NAME_UNKNOWN: "a statement names a port that its pod does not have",
     LintCode.SERVICE_EXPOSES_NOTHING: "an open service opens nothing",
     LintCode.SERVICE_FOREIGN_ADDRESS: "an open service leads to what is no pod of its namespace",
+    LintCode.SERVICE_OPENS: "a service opens its ports on pods that are closed without it",
     LintCode.SERVICE_PORT_UNKNOWN: "an open service names a port that none of its pods has",
     LintCode.STATEMENT_SHADOWED: "a statement never matches: an earlier one takes all of it",
     LintCode.TARGET_MISMATCH: "a statement's 'to' is never true of its own pod",
@@ -89,11 +95,17 @@ _SUMMARIES: Mapping[Code | LintCode, str] = {
 }
 
 _ERRORS = frozenset({LintCode.MANIFEST_UNREADABLE})
+EFFECTS = frozenset(
+    {LintCode.ANNOTATION_GOVERNS, LintCode.NAMESPACE_CLOSED, LintCode.SERVICE_OPENS}
+)
+"""What is no mistake: said only where somebody asks what policy does to a cluster."""
 
 
 def _info(code: Code | LintCode, summary: str) -> CodeInfo:
     if isinstance(code, Code):
         return CodeInfo(severity_of(code), summary)
+    if code in EFFECTS:
+        return CodeInfo(Severity.NOTE, summary)
     return CodeInfo(Severity.ERROR if code in _ERRORS else Severity.WARNING, summary)
 
 

@@ -8,6 +8,7 @@ In: problems in order.  Out: text, ending in a line end unless it is empty.
 ``github``  workflow commands that GitHub shows in a pull request
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -42,9 +43,10 @@ def to_text(problems: Sequence[Problem]) -> str:
     if not problems:
         return ""
     lines = [line for problem in problems for line in _text_lines(problem)]
-    errors = sum(problem.severity is Severity.ERROR for problem in problems)
-    warnings = len(problems) - errors
-    return "\n".join([*lines, f"{_count(errors, 'error')}, {_count(warnings, 'warning')}", ""])
+    counts = Counter(problem.severity for problem in problems)
+    told = [severity for severity in Severity if counts[severity] or severity is not Severity.NOTE]
+    last = ", ".join(_count(counts[severity], severity) for severity in told)
+    return "\n".join([*lines, last, ""])
 
 
 def to_json(problems: Sequence[Problem]) -> str:
@@ -146,7 +148,8 @@ def _github_command(problem: Problem) -> str:
     properties["title"] = problem.code
     listed = ",".join(f"{name}={_github_property(value)}" for name, value in properties.items())
     about = f"{problem.object}: " if problem.object else ""
-    return f"::{problem.severity} {listed}::{_github_data(about + problem.message)}"
+    command = "notice" if problem.severity is Severity.NOTE else problem.severity
+    return f"::{command} {listed}::{_github_data(about + problem.message)}"
 
 
 def _github_data(text: str) -> str:

@@ -10,6 +10,7 @@ import msgspec
 
 from calico_k8s.errors import InputError
 from calico_k8s.lint.backing import backing_findings
+from calico_k8s.lint.effects import effect_findings
 from calico_k8s.lint.exposures import (
     hidden_source_findings,
     service_findings,
@@ -19,17 +20,22 @@ from calico_k8s.lint.problems import CODES, LintCode, Problem
 from calico_k8s.lint.statements import statement_findings
 from calico_k8s.lint.view import View, place_finding
 from calico_k8s.sources.documents import Manifest
-from calico_k8s.sources.expand import ClusterObjects, ExpandOptions, expand
+from calico_k8s.sources.expand import ExpandOptions, expand
 from calico_k8s.translate.findings import Finding, Severity
 from calico_k8s.translate.namespaces import TranslateSettings
+
+SEVERITIES = tuple(Severity)
+"""From the worst on."""
 
 
 def lint_manifests(
     manifests: Iterable[Manifest],
     errors: Iterable[InputError] = (),
     settings: TranslateSettings | None = None,
+    *,
+    notes: bool = False,
 ) -> tuple[Problem, ...]:
-    """Every problem of manifests, and of files that could not be read.
+    """Every problem of manifests, and of files that could not be read; with ``notes``, effects too.
 
     Workloads that have no pod now (no replicas, suspended) are checked as if they had one.
 
@@ -38,21 +44,22 @@ def lint_manifests(
     """
     cluster = expand(manifests, ExpandOptions(idle=True))
     unreadable = [_unreadable(error) for error in errors]
-    return _sorted([*unreadable, *_problems(cluster, settings or TranslateSettings())])
+    view = View(cluster, settings or TranslateSettings())
+    return _sorted([*unreadable, *_problems(view, notes=notes)])
 
 
-def lint_cluster(
-    cluster: ClusterObjects, settings: TranslateSettings | None = None
-) -> tuple[Problem, ...]:
-    """Every problem of a cluster."""
-    return _sorted(_problems(cluster, settings or TranslateSettings()))
+def lint_cluster(view: View, *, notes: bool = False) -> tuple[Problem, ...]:
+    """Every problem of a cluster; with ``notes``, also what policy changes in it."""
+    return _sorted(_problems(view, notes=notes))
 
 
-def _problems(cluster: ClusterObjects, settings: TranslateSettings) -> Iterator[Problem]:
-    view = View(cluster, settings)
+def _problems(view: View, *, notes: bool) -> Iterator[Problem]:
+    cluster = view.cluster
     for placed in cluster.findings:
         yield place_finding(placed.finding, placed.written)
     for finding in _findings(view):
+        yield place_finding(finding, cluster.written.get(finding.object))
+    for finding in effect_findings(view) if notes else ():
         yield place_finding(finding, cluster.written.get(finding.object))
     for backing in backing_findings(view):
         yield place_finding(backing.finding, backing.written)
@@ -80,17 +87,17 @@ def _unreadable(error: InputError) -> Problem:
 
 
 def _sorted(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """Each problem once, by place; an error before a warning at the same one."""
+    """Each problem once, by place; an error before a warning before a note at the same one."""
     unique = {msgspec.structs.astuple(problem): problem for problem in problems}
     return tuple(sorted(unique.values(), key=_order))
 
 
-def _order(problem: Problem) -> tuple[str, int, int, bool, str, str, str]:
+def _order(problem: Problem) -> tuple[str, int, int, int, str, str, str]:
     return (
         problem.file,
         problem.line,
         problem.column,
-        problem.severity is not Severity.ERROR,
+        SEVERITIES.index(problem.severity),
         problem.code,
         problem.object,
         problem.message,

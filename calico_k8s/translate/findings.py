@@ -14,10 +14,12 @@ FieldPath = tuple[str | int, ...]
 
 
 class Severity(StrEnum):
-    """Whether something does not do what was written, or may not do what was meant."""
+    """Whether something does not do what was written, may not do what was meant, or is as meant."""
 
     ERROR = "error"
     WARNING = "warning"
+    NOTE = "note"
+    """Nothing is wrong: it says what something does."""
 
 
 class Code(StrEnum):

@@ -14,6 +14,7 @@ import secrets
 import signal
 import ssl
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -120,7 +121,8 @@ class ApiServer:
         home.mkdir(exist_ok=True)
         command = [str(kube_program("kubectl")), *arguments]
         environment = {
-            "PATH": os.environ["PATH"],
+            # With our own programs first: kubectl finds its plugins there.
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(home),
             "KUBECONFIG": str(self.kubeconfig(user)),
         }

@@ -1,5 +1,6 @@
 """A live cluster as SOURCE: what commands say of it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from tests.cluster.objects import KubeObjects
 from tests.cluster.servers import NOBODY, ApiServer
 
 pytestmark = pytest.mark.cluster
+
+HOST_NETWORK = {"hostNetwork": True}
 
 
 @pytest.fixture
@@ -57,6 +60,53 @@ def test_lint_tells_what_is_wrong_in_a_live_cluster(
     text = run("lint", "--kubeconfig", kube.kubeconfig()).out
     shown = "    allow tcp frm label a\n              ^^^"
     assert f"(Pod/{namespace}/web) [annotation-syntax]\n{shown}" in text
+
+
+def test_lint_lists_what_installing_would_change_and_nothing_else(
+    kube: ApiServer, objects: KubeObjects, namespace: str
+) -> None:
+    """Look before you leap: nothing of ours runs there."""
+    flags = {"projectcalico-policy": "closed"}
+    objects.pod(namespace, "plain", ["10.5.2.1"])
+    objects.pod(namespace, "theirs", ["10.5.2.2"], annotations={"policy": "Always"})
+    objects.pod(namespace, "ours", ["10.5.2.3"], annotations={"policy": "allow tcp to port 80"})
+    objects.pod(namespace, "host", ["10.5.2.4"], annotations={"policy": ""}, spec=HOST_NETWORK)
+    objects.pod(namespace, "unborn", annotations={"policy": ""})
+    kube.kubectl("-n", namespace, "create", "service", "clusterip", "web", "--tcp=80")
+    kube.kubectl("-n", namespace, "label", "service", "web", "projectcalico-policy=open")
+
+    def told() -> dict[str, str]:
+        found = run("lint", "--kubeconfig", kube.kubeconfig(), "--format", "json").json
+        mine = [each for each in found if f"/{namespace}" in each["object"]]
+        return {each["object"]: each["severity"] for each in mine if each["code"] != "host-network"}
+
+    pods = {f"Pod/{namespace}/ours": "note", f"Pod/{namespace}/theirs": "error"}
+    service = {f"Service/{namespace}/web": "warning"}  # it has no pod yet
+    assert told() == pods | service
+    objects.change(f"/api/v1/namespaces/{namespace}", annotations=flags)
+    assert told() == pods | service | {f"Namespace/{namespace}": "note"}
+    text = run("lint", "--kubeconfig", kube.kubeconfig())
+    assert "only pods of it, and open services, reach its 1 pod without an annotation" in text.out
+    assert re.search(r"note: policy changes who reaches \d+ of \d+ pods", text.err)
+    kube.kubectl("-n", namespace, "label", "pod", "plain", "app=web")
+    assert told()[f"Service/{namespace}/web"] == "note"
+    quiet = run("lint", "--kubeconfig", kube.kubeconfig(), "--no-notes", "--format", "json").json
+    assert {each["severity"] for each in quiet} <= {"error", "warning"}
+
+
+def test_commands_run_as_a_plugin_of_kubectl(kube: ApiServer, pods: str) -> None:
+    asked = ("--from", f"{pods}/friend", "--to", f"{pods}/db", "--port", "80")
+    answer = kube.kubectl("calico_k8s", "can", *asked)
+    assert answer.startswith("allowed: "), "kubectl's cluster, where nobody says another"
+    assert answer == kube.kubectl("calico_k8s", "can", "--kubeconfig", *asked)
+    affected = kube.kubectl("calico_k8s", "affected", "--policy", f"Pod/{pods}/db")
+    assert f"{pods}/friend" in affected
+    assert "/kubectl-calico_k8s\n" in kube.kubectl("plugin", "list")
+    shown = kube.kubectl("calico_k8s", "lint", "--help")
+    assert shown.startswith("Usage: kubectl calico_k8s lint")
+    # kubectl runs a plugin under either spelling, and completes the one with a dash.
+    completed = kube.kubectl("__complete", "calico-k8s", "ma").splitlines()
+    assert completed[0].startswith("matrix")
 
 
 def test_what_is_missing_is_said(kube: ApiServer, tmp_path: Path) -> None:

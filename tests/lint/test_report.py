@@ -30,6 +30,25 @@ LIVE = Problem(
 )
 
 
+NOTE = Problem(
+    severity=Severity.NOTE,
+    code="namespace-closed",
+    message="closed",
+    file="",
+    line=0,
+    column=0,
+    object="Namespace/prod",
+)
+
+
+def test_notes_are_told_apart_from_mistakes() -> None:
+    assert to_text([NOTE]).splitlines() == [
+        "note: closed (Namespace/prod) [namespace-closed]",
+        "0 errors, 0 warnings, 1 note",
+    ]
+    assert to_github([NOTE]) == "::notice title=namespace-closed::Namespace/prod: closed\n"
+
+
 def test_text_gives_place_message_and_the_words_that_are_wrong() -> None:
     about = "(Deployment/prod/backend) [annotation-syntax]"
     assert to_text([BROKEN, LIVE]).splitlines() == [
@@ -95,7 +114,9 @@ SARIF = {
                                                 "helpUri": URI,
                                                 "defaultConfiguration": {
                                                     "properties": {
-                                                        "level": {"enum": ["error", "warning"]}
+                                                        "level": {
+                                                            "enum": ["error", "warning", "note"]
+                                                        }
                                                     }
                                                 },
                                             },
@@ -143,7 +164,7 @@ SARIF = {
 }
 
 
-@pytest.mark.parametrize("problems", [[], [BROKEN], [LIVE], [BROKEN, LIVE]], ids=len)
+@pytest.mark.parametrize("problems", [[], [BROKEN], [LIVE], [BROKEN, LIVE, NOTE]], ids=len)
 def test_sarif_holds_to_the_schema_and_names_its_rules(problems: list[Problem]) -> None:
     log = json.loads(to_sarif(problems))
     jsonschema.validate(log, SARIF)

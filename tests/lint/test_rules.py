@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from calico_k8s.lint.problems import Problem
 from calico_k8s.lint.rules import lint_cluster, lint_manifests
+from calico_k8s.lint.view import View
 from calico_k8s.sources.documents import read_text
 from calico_k8s.sources.expand import expand
 from calico_k8s.sources.manifests import read_manifests
@@ -256,15 +258,6 @@ def test_a_broken_file_is_a_problem_beside_those_of_the_rest() -> None:
 
 def test_a_cluster_that_no_file_holds_is_checked_without_places() -> None:
     cluster = expand(read_text(deployment("alow", replicas=1), "f").manifests)
-    problems = lint_cluster(
-        type(cluster)(
-            nodes=cluster.nodes,
-            namespaces=cluster.namespaces,
-            accounts=cluster.accounts,
-            services=cluster.services,
-            slices=cluster.slices,
-            pods=cluster.pods,
-            written={},
-        )
-    )
+    live = msgspec.structs.replace(cluster, written={}, findings=())
+    problems = lint_cluster(View(live, TranslateSettings()))
     assert [(p.file, p.line, p.object) for p in problems] == [("", 0, "Pod/default/web-0")]
