@@ -194,7 +194,8 @@ def _message(finding: Finding) -> str:
     """What is wrong, and for a text the place in it, its line and a caret below."""
     lines = finding.excerpt.splitlines()[:3]
     if lines:  # the first holds the message again, after the place
-        lines[0] = f"{lines[0].partition(': ')[0]}:"
+        where = f"annotation {finding.path[-1]}, " if finding.path else ""
+        lines[0] = f"{where}{lines[0].partition(': ')[0]}:"
     raw = "\n".join([finding.message, *lines]).encode()
     if len(raw) > MESSAGE_BYTES_MAX:
         raw = raw[: MESSAGE_BYTES_MAX - 3].decode(errors="ignore").encode() + b"..."

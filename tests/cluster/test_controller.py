@@ -220,7 +220,9 @@ class TestWhileItRuns:
         objects.pod(namespace, "web", ["10.0.9.1"], annotations={"policy": "allow tcp frm label a"})
         wait_for(lambda: "AnnotationSyntax" in kube.kubectl("-n", namespace, "get", "events"))
         text = kube.kubectl("-n", namespace, "describe", "pod", "web")
-        assert "line 1, column 11:\n  allow tcp frm label a\n            ^^^" in text
+        assert (
+            "annotation policy, line 1, column 11:\n  allow tcp frm label a\n            ^^^"
+        ) in text
         finding = (
             'calico_k8s_controller_findings{code="annotation-syntax",kind="Pod",'
             f'namespace="{namespace}"}}'
@@ -236,6 +238,14 @@ class TestWhileItRuns:
             f"/api/v1/namespaces/{namespace}", annotations={"projectcalico-policy": "shut"}
         )
         wait_for(lambda: "FlagValue" in kube.kubectl("-n", namespace, "get", "events"))
+
+    def test_a_wrong_label_is_told_on_its_service(self, kube: ApiServer, namespace: str) -> None:
+        mine = ("-n", namespace)
+        kube.kubectl(*mine, "create", "service", "clusterip", "web", "--tcp=80")
+        kube.kubectl(*mine, "label", "service", "web", "projectcalico-policy=yes")
+        wait_for(lambda: "ServiceFlagValue" in kube.kubectl(*mine, "get", "events"))
+        text = kube.kubectl(*mine, "describe", "service", "web")
+        assert "the label projectcalico-policy is 'yes', so the service exposes nothing" in text
 
     def test_an_api_server_that_returns_is_followed_from_there(
         self, kube: ApiServer, objects: KubeObjects, shared: Stored, namespace: str

@@ -18,9 +18,10 @@ HOST_NETWORK = {"hostNetwork": True}
 def pods(objects: KubeObjects, namespace: str) -> str:
     """A namespace with a pod that takes one port from one label, and two that ask."""
     policy = {"policy": "allow tcp from label access=web to port 80"}
-    objects.pod(namespace, "db", ["10.5.0.1"], annotations=policy)
-    objects.pod(namespace, "friend", ["10.5.0.2"], labels={"access": "web"})
-    objects.pod(namespace, "stranger", ["10.5.0.3"])
+    net = f"10.6.{namespace.rpartition('-')[2]}"  # an address that two pods have is one's only
+    objects.pod(namespace, "db", [f"{net}.1"], annotations=policy)
+    objects.pod(namespace, "friend", [f"{net}.2"], labels={"access": "web"})
+    objects.pod(namespace, "stranger", [f"{net}.3"])
     return namespace
 
 

@@ -31,7 +31,7 @@ def test_a_mistake_is_told_with_line_column_and_a_caret() -> None:
     assert document["type"] == "Warning"
     message = str(document["message"])
     assert message.splitlines()[1:] == [
-        "line 2, column 11:",
+        "annotation policy, line 2, column 11:",
         "  allow tcp frm label a=b",
         "            ^^^",
     ]
