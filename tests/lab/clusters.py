@@ -1,12 +1,14 @@
 """Clusters for tests of the lab: manifests as values, and random ones of names that collide."""
 
 import json
+from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
 
 from calico_k8s.sources.documents import read_text
 from calico_k8s.sources.expand import ClusterObjects, ExpandOptions, expand
+from tests.policy_strategies import PolicyMaker, Pools
 
 Object = dict[str, Any]  # Any: what JSON can say
 
@@ -17,6 +19,19 @@ UDP_PORT = 53
 DUAL_STACK = ExpandOptions(nodes=2, families=(4, 6))
 
 LABELS = {"app": ("front", "back"), "access": ("yes", "no")}
+POOLS = Pools(
+    namespaces=NAMESPACES,
+    labels=[(key, value) for key, values in LABELS.items() for value in values],
+    namespace_labels=[("kubernetes.io/metadata.name", name) for name in NAMESPACES],
+    nets=(
+        *("10.128.0.0/20", "10.128.16.0/20", "10.128.0.0/14", "10.128.0.2/31", "0.0.0.0/0"),
+        *("fd00:10:128::/64", "fd00:10:128::/48", "::/0"),
+    ),
+    ports=(*TCP_PORTS, UDP_PORT),
+    accounts=("default", "nobody"),
+    services=("s0", "s1", "s2"),
+    nodes=[("kubernetes.io/hostname", node) for node in NODES],
+)
 
 MATCHES = (
     "label app=front",
@@ -113,13 +128,23 @@ def service(draw: st.DrawFn, number: int) -> Object:
     }
 
 
+def some_policies(most: int = 5) -> st.SearchStrategy[list[Object]]:
+    """Policies of any kind; each list is a beginning of one that its seed decides."""
+
+    def made(seed: int, count: int) -> list[Object]:
+        maker = PolicyMaker(Random(seed), POOLS)
+        return [maker.any_policy(number) for number in range(count)]
+
+    return st.builds(made, st.integers(0, 2**32 - 1), st.integers(0, most))
+
+
 @st.composite
 def clusters(draw: st.DrawFn) -> list[Object]:
-    """Up to six pods, their namespaces, and up to three services."""
+    """Up to six pods, their namespaces, up to three services, and up to five policies of any kind."""
     made = [draw(namespace(name)) for name in NAMESPACES if draw(st.booleans())]
     made += [draw(pod(number)) for number in range(draw(st.integers(2, 6)))]
     made += [draw(service(number)) for number in range(draw(st.integers(0, 3)))]
-    return made
+    return made + draw(some_policies())
 
 
 def expanded(
