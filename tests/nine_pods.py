@@ -111,14 +111,21 @@ class World:
         """The same in words."""
         return "\n".join(finding.message for finding in self.translation.findings)
 
-    def judge(self, src: str, dst: str, service: str = "tcp/80", family: int = 4) -> Verdict:
-        """The verdict; an end is ``x/a``, an address, or ``outside``."""
+    def ask(
+        self, src: str, dst: str, service: str = "tcp/80", family: int = 4
+    ) -> tuple[Flow, Verdict]:
+        """A flow and its verdict; an end is ``x/a``, an address, or ``outside``."""
         protocol, _, port = service.partition("/")
         ends = _address(src, family), _address(dst, family)
         icmp = IcmpMatch(int(port)) if protocol.startswith("icmp") else None
         number = PROTOCOL_NUMBERS.get(protocol) or int(protocol)
         ports = (40000, int(port)) if port and icmp is None else (0, 0)
-        return judge(self.snapshot, Flow(*ends, number, *ports, icmp))
+        flow = Flow(*ends, number, *ports, icmp)
+        return flow, judge(self.snapshot, flow)
+
+    def judge(self, src: str, dst: str, service: str = "tcp/80", family: int = 4) -> Verdict:
+        """The verdict alone."""
+        return self.ask(src, dst, service, family)[1]
 
     def allows(self, src: str, dst: str, service: str = "tcp/80", family: int = 4) -> bool:
         """Whether a new connection is allowed."""

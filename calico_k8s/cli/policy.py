@@ -18,6 +18,7 @@ from calico_k8s.query.matrix import Matrix, compute_matrix, parse_service
 from calico_k8s.query.matrix_text import matrix_lines
 from calico_k8s.query.preview import preview, preview_lines
 from calico_k8s.query.reach import Answer, Service, ask, find_party
+from calico_k8s.query.turn import turn
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -160,14 +161,16 @@ def _answer(
     src, dst = find_party(snapshot, question.src), find_party(snapshot, question.dst)
     answer = ask(snapshot, src, dst, question.service)
 
+    turned = turn(snapshot, *answer.deciding) if explains else None
+
     def lines() -> list[str]:
         if explains:
-            first, *rest = explain_lines(answer, src.name, dst.name)
+            first, *rest = explain_lines(answer, src.name, dst.name, turned)
         else:
             first, rest = headline(answer, src.name, dst.name), []
         return [_painted(first, answer), *rest]
 
-    print_data(report(answer), output, lines)
+    print_data(report(answer, turned), output, lines)
     ctx.exit(0 if answer.allowed else 1)
 
 

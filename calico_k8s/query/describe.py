@@ -11,6 +11,7 @@ from calico_k8s.model.resources import (
     Rule,
     WorkloadEndpoint,
 )
+from calico_k8s.policy.match import Flow
 
 _KINDS = {"Pod": "annotation of pod", "Tier": "tier", "Profile": "profiles of no one"}
 
@@ -22,7 +23,10 @@ def describe_origin(origin: Origin, endpoint: WorkloadEndpoint | None = None) ->
         name = endpoint.id.name
     where = "/".join(part for part in (origin.namespace, name) if part)
     words = f"{_KINDS.get(origin.kind, origin.kind)} {where}".strip()
-    return words if origin.index < 0 else f"{words}, rule {origin.index + 1}"
+    if origin.index < 0:
+        return words
+    title = f" '{origin.title}'" if origin.title else ""
+    return f"{words}, rule {origin.index + 1}{title}"
 
 
 def describe_rule(rule: Rule) -> str:
@@ -67,6 +71,17 @@ def _matches(entity: EntityMatch) -> Iterator[str]:
 def _ports(ports: tuple[PortRange, ...], names: tuple[str, ...]) -> str:
     numbers = [str(low) if low == high else f"{low}:{high}" for low, high in ports]
     return ",".join([*numbers, *names])
+
+
+def describe_service(flow: Flow) -> str:
+    """The protocol of a flow, and its port where it has one."""
+    protocol = describe_protocol(flow.protocol)
+    return protocol if flow.icmp else f"{protocol} {flow.dst_port}"
+
+
+def describe_protocol(protocol: Protocol) -> str:
+    """The name of a protocol, or its number."""
+    return PROTOCOL_NAMES.get(protocol, str(protocol))
 
 
 def _protocol(protocol: Protocol) -> str:

@@ -9,11 +9,16 @@ from collections.abc import Iterator
 import msgspec
 
 from calico_k8s.model.addresses import Address
-from calico_k8s.model.resources import PROTOCOL_NAMES, Direction, Origin, Rule
-from calico_k8s.policy.match import Flow
+from calico_k8s.model.resources import Direction, Origin, Rule
 from calico_k8s.policy.verdict import SKIPPED, Decision, Step, StepKind, Verdict
-from calico_k8s.query.describe import describe_origin, describe_rule
+from calico_k8s.query.describe import (
+    describe_origin,
+    describe_protocol,
+    describe_rule,
+    describe_service,
+)
 from calico_k8s.query.reach import Answer, Judged
+from calico_k8s.query.turn import Turn
 from calico_k8s.translate.tiers import BUILT_IN_TIERS
 
 _REASONS = {
@@ -72,10 +77,12 @@ class Report(msgspec.Struct, frozen=True):
     flows: int
     """How many kinds of flow the question stands for, and how many of them are denied."""
     denied_flows: int
+    turned_by: tuple[str, ...] = ()
+    """Changes that together would turn the verdict of the flow; empty where none was found."""
 
 
-def report(answer: Answer) -> Report:
-    """The answer as values, of its deciding flow."""
+def report(answer: Answer, turned: Turn | None = None) -> Report:
+    """The answer as values, of its deciding flow; ``turned`` is what would turn it."""
     flow, verdict = answer.deciding
     deciding = verdict.deciding
     return Report(
@@ -84,20 +91,26 @@ def report(answer: Answer) -> Report:
         deciding=_deciding(deciding) if deciding else None,
         egress=_direction(verdict.egress),
         ingress=_direction(verdict.ingress),
-        flow=FlowReport(flow.src, flow.dst, _protocol(flow), flow.dst_port, flow.src_port),
+        flow=FlowReport(
+            flow.src, flow.dst, describe_protocol(flow.protocol), flow.dst_port, flow.src_port
+        ),
         flows=len(answer.flows),
         denied_flows=_denied(answer),
+        turned_by=turned.changes if turned is not None else (),
     )
 
 
 def headline(answer: Answer, src: str, dst: str) -> str:
     """The verdict in one line, with what decided it."""
     flow, verdict = answer.deciding
-    return f"{'allowed' if answer.allowed else 'denied'}: {src} → {dst}, {_service(flow)}: {_why(verdict)}"
+    return f"{'allowed' if answer.allowed else 'denied'}: {src} → {dst}, {describe_service(flow)}: {_why(verdict)}"
 
 
-def explain_lines(answer: Answer, src: str, dst: str) -> Iterator[str]:
-    """The whole walk of the deciding flow, a line for each thing that was looked at."""
+def explain_lines(answer: Answer, src: str, dst: str, turned: Turn | None = None) -> Iterator[str]:
+    """The whole walk of the deciding flow, a line for each thing that was looked at.
+
+    Last, what would turn its verdict.
+    """
     judged = answer.deciding
     yield headline(answer, src, dst)
     if len(answer.flows) > 1:
@@ -105,6 +118,9 @@ def explain_lines(answer: Answer, src: str, dst: str) -> Iterator[str]:
     for decision in (judged.verdict.egress, judged.verdict.ingress):
         if decision is not None:
             yield from _walk(decision)
+    if turned is not None:
+        other = "denied" if judged.verdict.allowed else "allowed"
+        yield f"  it would be {other} with {', and '.join(turned.changes)}"
 
 
 def _walk(decision: Decision) -> Iterator[str]:
@@ -213,11 +229,3 @@ def _deciding(decision: Decision) -> Deciding:
         name=decision.endpoint.id.name if is_own else origin.name,
         rule=origin.index + 1 if origin.index >= 0 else None,
     )
-
-
-def _service(flow: Flow) -> str:
-    return _protocol(flow) if flow.icmp else f"{_protocol(flow)} {flow.dst_port}"
-
-
-def _protocol(flow: Flow) -> str:
-    return PROTOCOL_NAMES.get(flow.protocol, str(flow.protocol))

@@ -72,6 +72,7 @@ def test_explain_shows_the_walk_each_thing_before_what_is_in_it(app: Path) -> No
         "      Namespace web, rule 1: allow from tag namespace_web … no match",
         "    profile service.web.a … allow",
         "      Service web/a, rule 1: allow tcp to port main … allow  ← decides",
+        "  it would be denied with Service web/a, rule 1 left out",
     ]
 
 
