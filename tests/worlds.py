@@ -239,6 +239,9 @@ OPEN, CLOSED = ruled(0, ANYBODY), ruled(1, ANYBODY, egress=False)
 PODS = ((HERE, PEERS[0], PROFILES[:1]), (REMOTE, PEERS[1], PROFILES[2:3]))
 SHUT_IN = ((HERE, PEERS[0], PROFILES[1:2]), PODS[1])
 TA, TB = TAGS
+CLIENTS = Rule(Action.ALLOW, Origin("Pod"), src=EntityMatch(tag=TA))
+SERVER = (HERE, PEERS[0], PROFILES[:1])
+CLIENT = (LOCAL[1], PEERS[1], PROFILES[1:3])
 
 NAMED: Mapping[str, tuple[World, World]] = {
     **{
@@ -251,6 +254,14 @@ NAMED: Mapping[str, tuple[World, World]] = {
     "pods may speak to the node or not, and this one may speak at all or not": (
         world(*PODS, a=OPEN, b=CLOSED, c=host("drop")),
         world(*SHUT_IN, a=OPEN, b=CLOSED, c=host("accept")),
+    ),
+    "a pod may speak and is no client any more, or is one and may not": (
+        world(SERVER, CLIENT, a=ruled(0, CLIENTS), b=CLOSED, c=tagged(TA)),
+        world(SERVER, CLIENT, a=ruled(0, CLIENTS), b=ruled(1, ANYBODY), c=tagged()),
+    ),
+    "a client of another node and a pod of this one have an address after one another": (
+        world(SERVER, (REMOTE, PEERS[1], PROFILES[2:3]), a=ruled(0, CLIENTS), c=tagged(TA)),
+        world(SERVER, (LOCAL[1], PEERS[1], PROFILES[3:]), a=ruled(0, CLIENTS), d=ruled(3)),
     ),
     "a profile's ingress and egress change places": (
         world(*PODS, a=ruled(0, ANYBODY, egress=False)),

@@ -320,10 +320,11 @@ class Desired:
             for identity in self._groups[group].asked()
             for version in self._versions
         }
+        lets_out = self._lets_out(plan, rewritten)
         held = self._held(passed)
         names = plan.created.keys() | plan.added.keys() | plan.removed.keys() | held.keys()
         changed = tuple(
-            ChangedSet(name, self._role_now(name, plan), plan.is_whole or name in asked)
+            ChangedSet(name, self._role_now(name, plan), lets_out or name in asked)
             for name in sorted(names)
         )
         switches = plan.order.switches
@@ -338,6 +339,15 @@ class Desired:
         )
         members = {e for group in affected for e in self._members_of.get(group, ())}
         plan.touched = {a for e in members for a in self._endpoints[e].addresses}
+
+    def _lets_out(self, plan: Plan, rewritten: set[GroupId]) -> bool:
+        """Whether an endpoint may send what it might not before, by other than its egress sets."""
+        return (
+            plan.is_whole
+            or self._has_other_chains
+            or any(self._roles[name] is Role.EGRESS_MAP for name in plan.added)
+            or any(self._groups[g].group.direction is Direction.EGRESS for g in rewritten)
+        )
 
     def _passing(self, ipsets: Iterable[IpsetId]) -> frozenset[IpsetId]:
         """Those of the sets that pass rules ask."""

@@ -9,8 +9,9 @@ Why the order achieves that, with *O* the sets whose members open, *C* those who
 1  create new sets and fill them          nobody asks them yet
 2  C: add; endpoints that come or go:     only closes
    shut; that move: hold
-3  O of affected groups and of egress:    only closes; from here egress lets through at most what
-   remove                                 both states would
+3  O of egress and of affected groups,    only closes; from here egress sets let through at most
+   or all O where a step lets out:        what both states would
+   remove
 4  write tables, one transaction each     affected groups go from at most old to at most new
 5  move endpoints into their groups       an entry is replaced whole
 6  other O of ingress: add, then remove   what passes, passes in the old or in the new ingress
@@ -21,7 +22,10 @@ Why the order achieves that, with *O* the sets whose members open, *C* those who
 == =====================================  ========================================================
 
 A group is *affected* when its chains change in this batch or an endpoint joins or leaves it.
-Where none is, an ingress peer that goes from one allowed set to another is never denied between.
+A batch *lets out* when step 4 or 5 changes what an endpoint may send: an egress group gets other
+chains, an endpoint its first egress group or another.  Its old ingress, of a peer that it is no
+more, must not meet its new egress, so all ingress is at most what both states have by then.  Where
+neither is so, an ingress peer that goes from one allowed set to another is never denied between.
 Chains that endpoints leave stay: the agent retires them, and a later batch drops them.
 
 A set that pass rules ask can open by either change.  The endpoints that ask it are held, below,
@@ -68,7 +72,7 @@ class ChangedSet(NamedTuple):
     name: IpsetName
     role: Role
     is_affected: bool = False
-    """Whether an affected group asks it."""
+    """Whether an affected group asks it, or the batch lets out."""
 
 
 class Do(Enum):
