@@ -78,18 +78,28 @@ def setting_layers(ctx: click.Context) -> tuple[Layer, ...]:
     return layers
 
 
-@click.group("felix", invoke_without_command=True)
-@option(
-    "--node", metavar="NAME", help="This node's name in Kubernetes; the host name unless given."
+lock_timeout_option = option(
+    "--lock-timeout-s",
+    type=float,
+    default=10.0,
+    show_default=True,
+    help="How long to wait for the iptables lock.",
 )
-@option("--once", is_flag=True, help="Bring the kernel to the datastore's state and exit.")
-@option(
+state_file_option = option(
     "--state-file",
     metavar="FILE",
     default=DEFAULT_STATE,
     show_default=True,
     help="What a rebooted node starts from.",
 )
+
+
+@click.group("felix", invoke_without_command=True)
+@option(
+    "--node", metavar="NAME", help="This node's name in Kubernetes; the host name unless given."
+)
+@option("--once", is_flag=True, help="Bring the kernel to the datastore's state and exit.")
+@state_file_option
 @log_options
 @metrics_port_option(FELIX_METRICS_PORT)
 @datastore_options
@@ -136,14 +146,33 @@ def felix_command(  # noqa: PLR0913 - one for each option
 ONCE_TIMEOUT_S = 60.0
 
 
+@felix_command.command("restore")
+@state_file_option
+@lock_timeout_option
+def restore_command(state_file: str, lock_timeout_s: float) -> None:
+    r"""Enforce again what this node enforced before it was booted: for its start, before any pod.
+
+    \b
+    Example:
+      calico-k8s felix restore
+    """
+    require_root()
+    from calico_k8s.felix.kernel import restore_kernel
+    from calico_k8s.felix.saved import load_state
+
+    state = load_state(Path(state_file))
+    if state is None:
+        click.echo(f"nothing to restore: {state_file} holds nothing of an earlier boot")
+        return
+    config = resolve((from_environment(os.environ),)).config
+    if restore_kernel(state, lock_timeout_s, config.mark_mask):
+        click.echo("restored what this node enforced before it was booted")
+    else:
+        click.echo("nothing to restore: this node enforces already")
+
+
 @felix_command.command("clean")
-@option(
-    "--lock-timeout-s",
-    type=float,
-    default=10.0,
-    show_default=True,
-    help="How long to wait for the iptables lock.",
-)
+@lock_timeout_option
 def clean_command(lock_timeout_s: float) -> None:
     r"""Remove every chain, rule, set and mark of ours from this node's kernel.
 

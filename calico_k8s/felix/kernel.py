@@ -24,7 +24,7 @@ from calico_k8s.felix.recover import recover
 from calico_k8s.felix.saved import SavedState
 from calico_k8s.model.addresses import Version
 from calico_k8s.netlink.nftables import NftEvents
-from calico_k8s.render.marks import MarkLayout, mark_layout
+from calico_k8s.render.marks import MarkLayout, Number, mark_layout
 from calico_k8s.render.tables import WORKLOAD_LINK_GROUP, TableName
 
 IPV6_PROC = Path("/proc/net/if_inet6")
@@ -90,6 +90,22 @@ class Kernel:
                 order=Order(tuple(ChangedSet(ipset.name, Role.NEW) for ipset in state.ipsets)),
             )
         )
+
+
+def restore_kernel(state: SavedState, lock_timeout_s: float, mark_mask: int) -> bool:
+    """Enforce a saved state in the backend that it was for; False where there is something of ours.
+
+    Raises:
+        KernelError: a tool is missing or refuses; what was written stays, and closes more than it
+            opens.
+    """
+    hold_mark = mark_layout(mark_mask).mark(Number.HELD)
+    kernel = Kernel(Backend(state.backend), hold_mark, lock_timeout_s)
+    with closing(kernel):
+        if kernel.ipsets.existing():
+            return False
+        kernel.restore(state)
+    return True
 
 
 def node_versions() -> tuple[Version, ...]:

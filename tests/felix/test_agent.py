@@ -6,6 +6,7 @@ import os
 import random
 import re
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -340,20 +341,41 @@ def test_a_store_that_is_not_complete_leaves_what_an_earlier_run_enforced(
     assert not reaches(client, server)
 
 
+def boot(walls: Machine) -> None:
+    """The node has lost what its kernel held, and its disk is of the boot before."""
+    walls.stop()
+    state = msgspec.msgpack.decode(walls.state_path.read_bytes(), type=SavedState)
+    save_state(walls.state_path, msgspec.structs.replace(state, boot_id="another"))
+    clean_kernel(10.0, DEFAULT_MARK_MASK)
+
+
 def test_a_rebooted_node_enforces_what_it_did_until_the_datastore_is_complete(
     walls: Machine, client: PodSite, server: PodSite, other: PodSite
 ) -> None:
-    walls.stop()
-    saved = walls.state_path
-    assert saved.exists()
-    state = msgspec.msgpack.decode(saved.read_bytes(), type=SavedState)
-    save_state(saved, msgspec.structs.replace(state, boot_id="another"))
-    clean_kernel(10.0, DEFAULT_MARK_MASK)
+    boot(walls)
     assert reaches(other, server)
     walls.put(NOT_READY)
     walls.start()
     assert until(lambda: stands(client, server, other))
     walls.settle(READY | tags("friends"))
+    assert not reaches(client, server)
+
+
+def test_a_rebooted_node_enforces_what_it_did_before_any_agent_runs(
+    walls: Machine, client: PodSite, server: PodSite, other: PodSite
+) -> None:
+    def restore() -> str:
+        command = [sys.executable, "-m", "calico_k8s", "felix", "restore"]
+        return run(*command, "--state-file", str(walls.state_path))
+
+    assert "holds nothing of an earlier boot" in restore()
+    boot(walls)
+    assert restore() == "restored what this node enforced before it was booted\n"
+    assert stands(client, server, other)
+    assert "this node enforces already" in restore()
+    assert save(walls.backend, 4, "mangle").count("-A cali-") > 1, "where its rules were"
+    walls.start()
+    walls.settle(tags("friends"))
     assert not reaches(client, server)
 
 

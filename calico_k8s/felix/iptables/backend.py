@@ -42,22 +42,31 @@ class Detection(msgspec.Struct, frozen=True):
 
 
 def detect_backend() -> Detection:
-    """The backend with more rules of others; with none in either, that of plain ``iptables``.
+    """The backend with more rules of others.
+
+    Where that does not decide, the one that holds ours: a node that was just booted has those that
+    were restored, and no others yet.  Then that of plain ``iptables``.
 
     Raises:
         IptablesError: neither backend's programs are installed.
     """
     rules: dict[Backend, int] = {}
+    with_ours: list[Backend] = []
     problems: list[str] = []
     for backend in Backend:
         try:
-            rules[backend] = sum(_count_foreign(save(backend, version)) for version in VERSIONS)
+            saved = [save(backend, version) for version in VERSIONS]
+            rules[backend] = sum(map(_count_foreign, saved))
+            if any(f"\n:{CHAIN_PREFIX}" in text for text in saved):
+                with_ours.append(backend)
         except IptablesError as error:
             problems.append(str(error))
     if not rules:
         raise IptablesError("; ".join(problems))
     most = max(rules.values())
     leaders = [backend for backend, count in rules.items() if count == most]
+    if len(leaders) > 1 and len(with_ours) == 1:
+        leaders = with_ours
     backend = leaders[0] if len(leaders) == 1 else _plain_backend(leaders)
     return Detection(backend, rules)
 

@@ -32,11 +32,20 @@ def test_rules_in_both_are_worth_a_warning_and_the_more_decide(namespace: Namesp
     )
 
 
-def test_our_own_rules_decide_nothing(namespace: Namespace) -> None:
+def test_our_own_rules_decide_nothing_where_there_are_others(namespace: Namespace) -> None:
+    run("iptables-nft", "-A", "INPUT", "-j", "ACCEPT")
     before = detect_backend()
     write_ours("mangle", 4, Backend.LEGACY)
+    assert detect_backend() == before
     write_ours("mangle", 4, Backend.NFT)
     assert detect_backend() == before
+
+
+def test_what_was_restored_after_a_boot_decides_before_there_are_others(
+    namespace: Namespace, backend: Backend
+) -> None:
+    write_ours("mangle", 4, backend)
+    assert detect_backend().backend is backend
 
 
 def write_ours(table: TableName, version: Version, backend: Backend) -> None:
