@@ -19,6 +19,7 @@ FOLDERS_BY_MEANING = {
     "etcd": "the servers that tests start",
     "kernel": "real namespaces and packets",
     "laws": "what holds between packages: tests/README.md lists them",
+    "manifests": "what an operator applies and builds",
 }
 
 # Files at the top: tests of the repository itself and of the helpers of the tests.

@@ -64,11 +64,13 @@ class Pod:
 
     def start(self) -> None:
         """Starts containers in their order, and waits for those that others wait for."""
-        spec = self.document["spec"]
+        inits = {each["name"]: each for each in self.document["spec"].get("initContainers", ())}
         for name, container in self.containers.items():
             container.start()
-            if name in {each["name"] for each in spec.get("initContainers", ())}:
+            if name in inits and inits[name].get("restartPolicy") == "Always":
                 self._wait_until_started(name)
+            elif name in inits:
+                assert container.wait() == 0, container.log
 
     def _wait_until_started(self, container: str) -> None:
         give_up_at = time.monotonic() + TIMEOUT_S

@@ -138,6 +138,11 @@ class Container:
         self.sandbox.folder.mkdir(parents=True, exist_ok=True)
         self.process = self.sandbox.popen(self.command, self.log_path)
 
+    def wait(self) -> int:
+        """The exit code, once it has ended."""
+        assert self.process is not None
+        return self.process.wait(TIMEOUT_S)
+
     def stop(self) -> None:
         """Ends it as its pod's end would; fine if it has ended."""
         if self.process is not None:

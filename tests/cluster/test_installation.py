@@ -379,3 +379,33 @@ def test_no_log_holds_a_token_or_a_key(running: Running) -> None:
     assert "PRIVATE KEY" not in said
     assert '"level": "debug"' in said or '"level":"debug"' in said
     assert load_certificates(tls_of(running.agents[0]).cert.read_bytes())
+
+
+def test_what_removes_everything_leaves_nothing_on_a_node(running: Running) -> None:
+    site, agent = running.site, running.agents[0]
+    machine = agent.machine
+    wait_for((machine.folder / "var/lib/calico-k8s/felix.state").exists, lambda: agent.log)
+    site.kube.kubectl("delete", "-n", NAMESPACE, "daemonset", "calico-k8s-felix")
+    for pod in (*running.agents, *running.etcd):
+        pod.stop()
+    with machine.host.inside():
+        assert "cali-FORWARD" in subprocess.check_output(["iptables-nft-save"], text=True)
+    site.kube.kubectl("apply", "-k", str(site.folder / "manifests" / "clean"))
+    (cleaner,) = site.make("daemonsets", "calico-k8s-clean", 1)
+    site.kubelet.start([cleaner])
+    assert cleaner["done"].is_running
+    with machine.host.inside():
+        assert "cali-" not in subprocess.check_output(["iptables-nft-save"], text=True)
+        assert not subprocess.check_output(["ipset", "list", "-n"], text=True)
+    for name in ("calico-k8s", "calico-k8s-etcd"):
+        assert not list((machine.folder / "var/lib" / name).iterdir())
+    cleaner.stop()
+    site.kube.kubectl(
+        "delete",
+        "-k",
+        str(site.folder / "manifests" / "policy-only"),
+        "--ignore-not-found",
+        "--wait=false",
+    )
+    left = site.kube.kubectl("get", "clusterroles,clusterrolebindings", "-o", "name")
+    assert "calico-k8s" not in left
