@@ -28,8 +28,14 @@ from tests.etcd.servers import Host
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = "calico-k8s"
-LOUD = {"CALICO_K8S_LOG_LEVEL": "debug", "ETCD_LOG_LEVEL": "debug"}
-"""So that whatever is ever logged is."""
+MORE = {
+    # Whatever is ever logged is.
+    "CALICO_K8S_LOG_LEVEL": "debug",
+    "ETCD_LOG_LEVEL": "debug",
+    # A lab node's way to the API server looks like a pod's: a veth with a route for one address.
+    "CALICO_K8S_WORKLOAD_INTERFACES": "veth*",
+}
+"""Environment beyond the manifests'."""
 NODES = tuple(
     LabNode(
         NodeName(f"node-{number}"),
@@ -94,7 +100,7 @@ def installation(folder: Path) -> Iterator[Installation]:
         values |= {f"etcd-{number}": node.addresses[0] for number, node in enumerate(NODES, 1)}
         kube.kubectl("apply", "-k", str(overlay(folder / "manifests", values)))
         programs = (etcd_binary(EtcdVersion.CURRENT).parent,)
-        runner = Kubelet(api, kube.authority, folder / "pods", programs, LOUD)
+        runner = Kubelet(api, kube.authority, folder / "pods", programs, MORE)
         stack.callback(runner.kill_all)
         machines = {
             node.name: Machine(

@@ -16,11 +16,38 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
+CLUSTER_COMMANDS = (
+    "docker build -f manifests/Dockerfile -t registry.example.org/calico-k8s:0.1.0 .",
+    "kubectl label node node-1 node-2 node-3 calico-k8s.io/etcd=",
+    "$EDITOR manifests/policy-only/kustomization.yaml",
+    "kubectl apply -k manifests/policy-only",
+    "kubectl apply -k manifests/clean",
+    "kubectl delete -k manifests/policy-only --ignore-not-found",
+    *(
+        f"kubectl -n calico-k8s {words}"
+        for words in (
+            "rollout status deployment/calico-k8s-signer",
+            "rollout status daemonset/calico-k8s-felix",
+            "rollout status daemonset/calico-k8s-clean",
+            "exec deployment/calico-k8s-controller -c controller -- calico-k8s status",
+            "delete daemonset calico-k8s-felix",
+            "delete statefulset calico-k8s-etcd",
+            "delete secret calico-k8s-ca",
+            "rollout restart deployment/calico-k8s-signer",
+            "rollout restart statefulset/calico-k8s-etcd",
+            "rollout restart deployment/calico-k8s-controller daemonset/calico-k8s-felix",
+        )
+    ),
+)
+"""What wants a whole cluster; that test does what each of them leads to, a kubelet without images."""
+
 COVERED = {
     "scripts/demo": "tests/lab/test_demo.py",
     "scripts/test": "tests/test_run.py",
     "calico-k8s standalone /etc/calico-k8s/manifests": "tests/cli/test_standalone.py",
     "calico-k8s felix clean": "tests/lab/test_agents_life.py",
+    "calico-k8s lint --kubeconfig": "tests/cluster/test_source.py",
+    **dict.fromkeys(CLUSTER_COMMANDS, "tests/cluster/test_installation.py"),
 }
 """What cannot run as it is written here: it would be this very run, or would not end, or would
 change the machine.  Each with the test that runs it as it can be."""

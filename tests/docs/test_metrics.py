@@ -1,4 +1,4 @@
-"""The page of metrics names every metric of both daemons, and no other."""
+"""The page of metrics names every metric of every daemon, and no other."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from calico_k8s.certificates import metrics as signer
 from calico_k8s.controller import metrics as controller
 from calico_k8s.felix import metrics as felix
 
@@ -36,6 +37,7 @@ def made(registry: CollectorRegistry, prefix: str) -> set[tuple[str, str]]:
     [
         ("Felix", felix.Metrics().registry, felix.PREFIX),
         ("Controller", controller.Metrics().registry, controller.PREFIX),
+        ("Signer", signer.Metrics().registry, signer.PREFIX),
     ],
 )
 def test_the_page_has_what_there_is(section: str, registry: CollectorRegistry, prefix: str) -> None:
