@@ -37,10 +37,16 @@ CHECK_S = 300.0
 """How often the authority is looked at: one that was replaced makes every certificate useless."""
 POLL_S = (0.2, 10.0)
 RETRY_S = (0.5, 10.0)
+REFUSED_S = 300.0
+"""Who was refused asks again after so long: each time is a new object in the API server."""
 GRACE_S = 20.0
 """An authority that cannot be asked for so long does not keep others from what there is."""
 
 log = structlog.get_logger()
+
+
+class Refused(KubeError):
+    """The signer will never sign this request."""
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -71,7 +77,7 @@ class Keeper:
                 pause.reset()
                 wait_s = min(CHECK_S, _left_s(renewal_due(certificate)))
             except KubeError as error:
-                wait_s = pause.next_s()
+                wait_s = REFUSED_S if isinstance(error, Refused) else pause.next_s()
                 log.warning("not looked at", error=str(error), retry_s=round(wait_s, 1))
                 if time.monotonic() > give_up_s and self._wish.directory.exists():
                     mark_looked_at(self._wish.directory)
@@ -120,13 +126,13 @@ class Keeper:
     def _wait_for(self, name: str) -> bytes:
         """The signed certificate of a request.
 
-        Raises: KubeError where it is refused or gone; KubeUnavailable where this is to end.
+        Raises: Refused; KubeError where it is gone; KubeUnavailable where this is to end.
         """
         pause = Pause(*POLL_S)
         while not self._stopping.is_set():
             stored = read_request(self._api, name)
             if stored.refusal is not None:
-                raise KubeError(f"request {name} is refused: {stored.refusal}")
+                raise Refused(f"request {name} is refused: {stored.refusal}")
             if stored.status.certificate:
                 return stored.status.certificate
             self._stopping.wait(pause.next_s())

@@ -138,8 +138,12 @@ def follow_requests(api: KubeApi) -> Stream:
 
 
 def deny(api: KubeApi, request: StoredRequest, denied: Denied) -> None:
-    """Says that it will never be signed, and why.  Raises: KubeError."""
-    _patch(api, request, "approval", _conditions(request, _DENIED, denied.reason, denied.message))
+    """Says that it will never be signed, and why.  Raises: KubeError.
+
+    What somebody else has approved cannot be denied any more: it has failed.
+    """
+    part, kind = ("status", _FAILED) if request.is_approved else ("approval", _DENIED)
+    _patch(api, request, part, _conditions(request, kind, denied.reason, denied.message))
 
 
 def approve(api: KubeApi, request: StoredRequest) -> StoredRequest:

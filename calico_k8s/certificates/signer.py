@@ -60,7 +60,7 @@ from calico_k8s.controller.reflector import Pause, Reflector
 from calico_k8s.controller.wire import Change
 from calico_k8s.datastore.etcd.rights import ROOT_USER, EtcdRights
 from calico_k8s.datastore.location import EtcdLocation
-from calico_k8s.errors import KubeConflict, KubeError, KubeNotFound
+from calico_k8s.errors import KubeError, KubeForbidden, KubeUnavailable
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.names import NodeName
 from calico_k8s.telemetry import Telemetry, serving
@@ -248,7 +248,9 @@ class Signer:
                 )
             try:
                 self._answer(request, decision, authority, waiting)
-            except (KubeConflict, KubeNotFound) as error:  # changed meanwhile: the next look
+            except (KubeUnavailable, KubeForbidden):
+                raise
+            except KubeError as error:  # this one alone: changed meanwhile, say, or gone
                 log.info("request changed", request=request.metadata.name, error=str(error))
         self._said = waiting
         self.metrics.waiting.set(len(waiting))

@@ -8,18 +8,15 @@ for, until the API server refuses just that.  A right that nothing here asks for
 import datetime as dt
 import itertools
 import ssl
-import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import pytest
-import urllib3
 import yaml
 
 from calico_k8s.certificates.authority import Authority, Subject, new_key, request_pem
@@ -35,26 +32,20 @@ from calico_k8s.certificates.names import AUTHORITY_NAME, Holder
 from calico_k8s.certificates.requests import MEMBER_USAGES, Rules
 from calico_k8s.certificates.signer import Options as SignerOptions
 from calico_k8s.certificates.signer import Signer
-from calico_k8s.controller.kube import Document, KubeApi, Query, connect
 from calico_k8s.controller.lease import API as LEASES
 from calico_k8s.controller.lease import LeaseTimes
 from calico_k8s.controller.process import LEASE_NAME, Controller, LeaseOptions, Options
 from calico_k8s.datastore.factory import open_store
 from calico_k8s.datastore.location import EtcdLocation
-from calico_k8s.errors import KubeError, KubeForbidden, KubeNotFound
-from calico_k8s.model.addresses import Address
-from calico_k8s.model.names import NodeName
+from calico_k8s.errors import KubeForbidden
+from tests.cluster.accounts import ADDRESS, NODE, Site, forget, running, site_up
 from tests.cluster.controllers import wait_for
-from tests.cluster.installation import NAMESPACE, ROOT, overlay
-from tests.cluster.kubelet import Kubelet, Machine, Workload, claims
+from tests.cluster.installation import NAMESPACE, ROOT
+from tests.cluster.kubelet import claims
 from tests.cluster.objects import Document as Object
-from tests.cluster.objects import KubeObjects
-from tests.cluster.servers import ApiServer
-from tests.etcd.servers import HERE
 
 pytestmark = pytest.mark.cluster
 
-NODE, ADDRESS = NodeName("rights-node"), Address("192.0.2.1")
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 _NUMBERS = itertools.count()
 
@@ -119,90 +110,10 @@ def all_memberships() -> list[Membership]:
     ]
 
 
-class Spy(KubeApi):
-    """A service account at the API server, and what it was refused."""
-
-    def __init__(self, api: KubeApi) -> None:
-        self._client = api._client
-        self.refused: list[str] = []
-
-    def _open(
-        self, method: str, path: str, query: Query, document: Document | None, silence_s: float
-    ) -> urllib3.BaseHTTPResponse:
-        try:
-            return super()._open(method, path, query, document, silence_s)
-        except KubeForbidden as error:
-            self.refused.append(str(error))
-            raise
-
-
-class Site(NamedTuple):
-    """An API server to which manifests/ has been applied."""
-
-    kube: ApiServer
-    objects: KubeObjects
-    kubelet: Kubelet
-    pods: Mapping[str, Object]
-    """A pod of each service account."""
-    folder: Path
-
-    def account(self, name: str) -> Spy:
-        """The API server as a service account."""
-        config = yaml.safe_load(self.kube.kubeconfig().read_text())
-        config["users"][0]["user"] = {"token": self.kubelet.token(self.pods[name])}
-        path = self.folder / f"{name}-{next(_NUMBERS)}.kubeconfig"
-        path.write_text(yaml.safe_dump(config))
-        return Spy(connect(str(path)))
-
-
 @pytest.fixture(scope="module")
-def site(
-    kube: ApiServer, objects: KubeObjects, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("rights")
-    kube.kubectl("apply", "-k", str(overlay(folder / "manifests", {})))
-    objects.node(NODE, [ADDRESS], [])
-    kubelet = Kubelet(objects.api, kube.authority, folder / "pods")
-    machine = Machine(NODE, HERE, folder / "node")
-    workloads: tuple[tuple[Workload, str], ...] = (
-        ("deployments", "calico-k8s-controller"),
-        ("deployments", "calico-k8s-signer"),
-        ("statefulsets", "calico-k8s-etcd"),
-        ("daemonsets", "calico-k8s-felix"),
-    )
-    pods = {name: kubelet.make(kind, NAMESPACE, name, machine).document for kind, name in workloads}
-    objects.namespace("mistaken")
-    objects.pod("mistaken", "web", ["10.9.0.1"], annotations={"policy": "allow tcp frm all"})
-    yield Site(kube, objects, kubelet, pods, folder)
-    objects.api.delete(f"/api/v1/nodes/{NODE}")
-    kube.kubectl("delete", "-k", str(folder / "manifests" / "policy-only"), "--wait=false")
-
-
-def forget(api: KubeApi, path: str) -> None:
-    """Deletes an object that may be there."""
-    try:
-        api.delete(path)
-    except KubeNotFound:
-        return
-
-
-@contextmanager
-def running(run: Callable[[], None], stop: Callable[[], None]) -> Iterator[None]:
-    """Something that works in a thread until stopped."""
-
-    def body() -> None:
-        try:
-            run()
-        except KubeError:  # a refusal may end it: the spy has heard it
-            return
-
-    thread = threading.Thread(target=body)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop()
-        thread.join()
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with site_up(tmp_path_factory.mktemp("rights")) as up:
+        yield up
 
 
 # What each role is for: it runs as an account, until the last argument says so, which is given
