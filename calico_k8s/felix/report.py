@@ -177,7 +177,8 @@ def endpoint_status(graph: Graph, found: Interfaces, endpoint: LocalEndpoint) ->
     elif not found.unsettled.keys().isdisjoint(endpoint.addresses):
         state = "no-port"
     reasons += (
-        f"no interface of this node leads to {a}: it is closed and cannot be reached through us"
+        f"no interface of this node leads to {a}: not enforceable, what passes this node is denied"
+        " and what goes round it is not seen"
         for a in endpoint.addresses
         if a in found.missing
     )

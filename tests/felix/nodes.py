@@ -194,7 +194,11 @@ class Machine:
 
     def endpoint_status(self, pod: PodSite) -> EndpointStatus | None:
         """What the agent has told of a pod."""
-        entry = self.store.get(endpoint_status_path(pod.id))
+        return self.status_of(pod.id)
+
+    def status_of(self, endpoint: EndpointId) -> EndpointStatus | None:
+        """The same, of one that is not up."""
+        entry = self.store.get(endpoint_status_path(endpoint))
         return None if entry is None else msgspec.json.decode(entry.value, type=EndpointStatus)
 
     def is_at(self, revision: int) -> bool:
