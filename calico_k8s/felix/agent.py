@@ -301,11 +301,22 @@ class Agent:
             case Task.SAVE:
                 self._save()
             case Task.PREPARE:
-                self._kernel.prepare()
+                self._prepare(now_s)
             case Task.RETRY:
                 self._retry(now_s)
         if task in (Task.CHECK_PLACE, Task.RESYNC, Task.COLLECT) and self._report.is_well:
             self._maintain(task, now_s)
+
+    def _prepare(self, now_s: float) -> None:
+        """What there is time for once everything is enforced."""
+        if not self._report.is_enforcing:
+            self._schedule.at(Task.PREPARE, now_s + PREPARE_AFTER_S)
+            return
+        self._kernel.prepare()
+        try:
+            self._kernel.sweep_other_backend()
+        except KernelError as error:
+            log.info("the other iptables could not be looked at", error=str(error))
 
     def _maintain(self, task: Task, now_s: float) -> None:
         """Keep the kernel as it should be, though nothing is new."""

@@ -9,6 +9,8 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
+import structlog
+
 from calico_k8s.felix.apply import Applier
 from calico_k8s.felix.bridge import BridgeDriver, clean_bridges
 from calico_k8s.felix.conntrack import FlowCutter
@@ -16,7 +18,7 @@ from calico_k8s.felix.desired import Left, Order, Plan
 from calico_k8s.felix.interfaces import InterfaceWatcher
 from calico_k8s.felix.ipsets import IpsetDriver, clean_ipsets
 from calico_k8s.felix.iptables import inprocess
-from calico_k8s.felix.iptables.backend import clean_tables
+from calico_k8s.felix.iptables.backend import clean_tables, sweep_other
 from calico_k8s.felix.iptables.driver import TableDriver
 from calico_k8s.felix.iptables.programs import Backend, save
 from calico_k8s.felix.order import ChangedSet, Role
@@ -28,6 +30,8 @@ from calico_k8s.render.marks import MarkLayout, Number, mark_layout
 from calico_k8s.render.tables import WORKLOAD_LINK_GROUP, TableName
 
 IPV6_PROC = Path("/proc/net/if_inet6")
+
+log = structlog.get_logger()
 
 OUR_TABLES: tuple[TableName, ...] = ("mangle", "filter")
 
@@ -41,6 +45,7 @@ class Kernel:
 
     def __init__(self, backend: Backend, hold_mark: int, lock_timeout_s: float) -> None:
         self.backend = backend
+        self._lock_timeout_s = lock_timeout_s
         self.versions = node_versions()
         self.ipsets = IpsetDriver()
         self.interfaces = InterfaceWatcher()
@@ -67,6 +72,15 @@ class Kernel:
         """Make small edits of legacy tables quick from now on; what it takes is done beside us."""
         if self.backend is Backend.LEGACY:
             threading.Thread(target=inprocess.load, name="load-iptc", daemon=True).start()
+
+    def sweep_other_backend(self) -> None:
+        """Remove what an earlier run wrote by the other iptables: a packet would have to pass both.
+
+        Only once everything is in this one.
+        """
+        swept = sweep_other(self.backend, self._lock_timeout_s)
+        if swept:
+            log.info("removed what an earlier run left in the other iptables", chains=len(swept))
 
     def left(self, layout: MarkLayout) -> Left:
         """What an earlier run of the agent left here."""

@@ -238,6 +238,26 @@ def connects(source: Namespace, address: Address, port: int = PORT, wait_s: floa
         return client.connect_ex((address, port)) == 0
 
 
+@contextlib.contextmanager
+def connecting(client: PodSite, server: PodSite) -> Iterator[list[bool]]:
+    """New connections all the time; whether each opened."""
+    opened: list[bool] = []
+    is_over = threading.Event()
+
+    def connect() -> None:
+        while not is_over.is_set():
+            opened.append(reaches(client, server))
+            is_over.wait(0.002)
+
+    thread = threading.Thread(target=connect)
+    thread.start()
+    try:
+        yield opened
+    finally:
+        is_over.set()
+        thread.join()
+
+
 def until(condition: Callable[[], bool], wait_s: float = PATIENCE_S) -> bool:
     """Whether the condition came true in time."""
     end_s = time.monotonic() + wait_s

@@ -32,6 +32,7 @@ from tests.felix.nodes import (
     Machine,
     PodSite,
     allow,
+    connecting,
     connects,
     machine_up,
     reaches,
@@ -107,26 +108,6 @@ def stands(client: PodSite, server: PodSite, other: PodSite) -> bool:
 def generation() -> int:
     with contextlib.closing(NftSocket()) as tables:
         return tables.generation()
-
-
-@contextlib.contextmanager
-def connecting(client: PodSite, server: PodSite) -> Iterator[list[bool]]:
-    """New connections all the time; whether each opened."""
-    opened: list[bool] = []
-    is_over = threading.Event()
-
-    def connect() -> None:
-        while not is_over.is_set():
-            opened.append(reaches(client, server))
-            is_over.wait(0.002)
-
-    thread = threading.Thread(target=connect)
-    thread.start()
-    try:
-        yield opened
-    finally:
-        is_over.set()
-        thread.join()
 
 
 def test_a_restart_with_nothing_to_change_writes_nothing(

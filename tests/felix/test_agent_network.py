@@ -6,12 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from calico_k8s.felix.iptables.programs import Backend
+from calico_k8s.felix.iptables.programs import Backend, save
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.keys import EndpointKey
 from calico_k8s.model.names import EndpointId, NamespaceName, ProfileId
 from calico_k8s.model.resources import WorkloadEndpoint
-from tests.felix.nodes import NODE, PORT, READY, allow, connects, machine_up, rules, until
+from tests.felix.nodes import (
+    NODE,
+    PORT,
+    READY,
+    allow,
+    connecting,
+    connects,
+    machine_up,
+    reaches,
+    rules,
+    tags,
+    until,
+)
 from tests.namespaces import Namespace, ip, new_namespace, run
 from tests.needs import require_kernel
 
@@ -61,6 +73,34 @@ def test_a_pod_that_goes_round_the_node_is_not_enforceable_and_that_is_said(
             assert not connects(beside.namespace, POD), "what passes it is denied"
             machine.settle({EndpointKey(MACVLAN): None})
             assert until(lambda: connects(beside.namespace, POD)), "by that endpoint alone"
+
+
+@pytest.mark.parametrize(("first", "then"), [tuple(Backend), tuple(Backend)[::-1]])
+def test_an_agent_that_changes_its_backend_leaves_nothing_in_the_other_and_opens_nothing(
+    namespace: Namespace, tmp_path: Path, first: Backend, then: Backend
+) -> None:
+    with machine_up(namespace, tmp_path, first) as machine:
+        one, two, denied = (machine.pod(f"pod-{n}", n) for n in (10, 11, 12))
+        machine.start()
+        machine.settle(
+            READY
+            | rules("closed", allow("access"))
+            | rules("open", allow())
+            | tags("friends", "access")
+            | one.stored("open", "friends")
+            | two.stored("closed")
+            | denied.stored("open")
+        )
+        machine.stop()
+        run(f"iptables-{first.value}", "-A", "INPUT", "-s", "192.0.2.1", "-j", "ACCEPT")
+        machine.backend = then
+        with connecting(denied, two) as opened:
+            agent = machine.start()
+            assert until(lambda: agent.is_enforcing)
+            assert until(lambda: "cali" not in save(first, 4) + save(first, 6), 5)
+        assert not any(opened)
+        assert reaches(one, two)
+        assert "-s 192.0.2.1/32" in save(first, 4), "what is not ours stays"
 
 
 def attach(pod: Namespace) -> bool:

@@ -19,6 +19,8 @@ from calico_k8s.render.tables import CHAIN_PREFIX, Table, TableName
 VERSIONS: Final[tuple[Version, ...]] = (4, 6)
 TABLES: Final[tuple[TableName, ...]] = get_args(TableName)
 
+_KUBELET_CHAIN = re.compile(r"^:KUBE-(?:IPTABLES-HINT|KUBELET-CANARY) ", re.MULTILINE)
+"""Chains that a kubelet makes, without a rule, where kube-proxy is to put its own.  Source: KEP-3178."""
 _RULE = re.compile(r"^-A (\S+) (.*)$", re.MULTILINE)
 
 
@@ -27,6 +29,8 @@ class Detection(msgspec.Struct, frozen=True):
 
     backend: Backend
     rules: dict[Backend, int]
+    is_kubelets: bool = False
+    """Whether the kubelet's mark told, and not the number of rules."""
 
     @property
     def is_mixed(self) -> bool:
@@ -36,13 +40,15 @@ class Detection(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         counts = ", ".join(f"{backend} {count}" for backend, count in self.rules.items())
         text = f"iptables backend {self.backend} (other programs' rules: {counts})"
+        if self.is_kubelets:
+            text += ", the kubelet's"
         if self.is_mixed:
             text += "; both backends hold rules, a packet must pass both: move them to one"
         return text
 
 
 def detect_backend() -> Detection:
-    """The backend with more rules of others.
+    """The backend a kubelet has marked, which is kube-proxy's; else that with more rules of others.
 
     Where that does not decide, the one that holds ours: a node that was just booted has those that
     were restored, and no others yet.  Then that of plain ``iptables``.
@@ -52,6 +58,7 @@ def detect_backend() -> Detection:
     """
     rules: dict[Backend, int] = {}
     with_ours: list[Backend] = []
+    marked: set[Backend] = set()
     problems: list[str] = []
     for backend in Backend:
         try:
@@ -59,10 +66,13 @@ def detect_backend() -> Detection:
             rules[backend] = sum(map(_count_foreign, saved))
             if any(f"\n:{CHAIN_PREFIX}" in text for text in saved):
                 with_ours.append(backend)
+            marked |= {backend} if any(map(_KUBELET_CHAIN.search, saved)) else set()
         except IptablesError as error:
             problems.append(str(error))
     if not rules:
         raise IptablesError("; ".join(problems))
+    if len(marked) == 1:
+        return Detection(marked.pop(), rules, is_kubelets=True)
     most = max(rules.values())
     leaders = [backend for backend, count in rules.items() if count == most]
     if len(leaders) > 1 and len(with_ours) == 1:
@@ -105,6 +115,29 @@ def clean_tables(lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S) -> list[str]:
                 except IptablesError as error:
                     problems.append(str(error))
     return problems
+
+
+def sweep_other(
+    backend: Backend, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S
+) -> tuple[str, ...]:
+    """Remove what an agent that used the other backend left there; what it was, sorted.
+
+    Cost: two processes where there is nothing.
+
+    Raises:
+        IptablesError: the other backend is not installed, or refuses.
+    """
+    (other,) = set(Backend) - {backend}
+    swept: list[str] = []
+    problems: list[str] = []
+    for version in VERSIONS:
+        saved = save(other, version)
+        swept += re.findall(rf"^:({CHAIN_PREFIX}\S+)", saved, re.MULTILINE)
+        for table in TABLES if CHAIN_PREFIX in saved else ():
+            _clean_table(other, version, table, lock_timeout_s, problems)
+    if problems:
+        raise IptablesError("; ".join(problems))
+    return tuple(sorted(set(swept)))
 
 
 def _clean_table(

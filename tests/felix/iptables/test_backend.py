@@ -32,6 +32,20 @@ def test_rules_in_both_are_worth_a_warning_and_the_more_decide(namespace: Namesp
     )
 
 
+@pytest.mark.parametrize("chain", ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"])
+def test_a_kubelet_says_where_kube_proxy_will_be_whatever_else_is_there(
+    namespace: Namespace, backend: Backend, chain: str
+) -> None:
+    (other,) = set(Backend) - {backend}
+    run(f"iptables-{other}", "-A", "INPUT", "-j", "ACCEPT")
+    run(f"iptables-{backend}", "-t", "mangle", "-N", chain)
+    detection = detect_backend()
+    assert detection.backend is backend
+    assert str(detection).endswith(", the kubelet's")
+    run(f"iptables-{other}", "-t", "mangle", "-N", chain)
+    assert detect_backend().backend is other, "both say so: the rules decide"
+
+
 def test_our_own_rules_decide_nothing_where_there_are_others(namespace: Namespace) -> None:
     run("iptables-nft", "-A", "INPUT", "-j", "ACCEPT")
     before = detect_backend()
