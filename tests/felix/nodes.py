@@ -301,6 +301,19 @@ READY: dict[Key, Value | None] = {
 }
 
 
+def walled(client: PodSite, server: PodSite, other: PodSite) -> dict[Key, Value | None]:
+    """A whole store in which the server takes the client only."""
+    return (
+        READY
+        | rules("closed", allow("access"))
+        | rules("open", allow())
+        | tags("friends", "access")
+        | client.stored("open", "friends")
+        | server.stored("closed")
+        | other.stored("open")
+    )
+
+
 @contextlib.contextmanager
 def machine_up(namespace: Namespace, folder: Path, backend: Backend) -> Iterator[Machine]:
     """A node without pods; everything of it goes at the end."""

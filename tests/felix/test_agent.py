@@ -40,6 +40,7 @@ from tests.felix.nodes import (
     setting,
     tags,
     until,
+    walled,
 )
 from tests.namespaces import Namespace, ip, run
 
@@ -75,15 +76,7 @@ def other(machine: Machine) -> PodSite:
 def walls(machine: Machine, client: PodSite, server: PodSite, other: PodSite) -> Machine:
     """The server takes the client only, and an agent says so."""
     machine.start()
-    machine.settle(
-        READY
-        | rules("closed", allow("access"))
-        | rules("open", allow())
-        | tags("friends", "access")
-        | client.stored("open", "friends")
-        | server.stored("closed")
-        | other.stored("open")
-    )
+    machine.settle(walled(client, server, other))
     assert stands(client, server, other)
     return machine
 

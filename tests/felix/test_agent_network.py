@@ -21,8 +21,8 @@ from tests.felix.nodes import (
     machine_up,
     reaches,
     rules,
-    tags,
     until,
+    walled,
 )
 from tests.namespaces import Namespace, ip, new_namespace, run
 from tests.needs import require_kernel
@@ -80,26 +80,18 @@ def test_an_agent_that_changes_its_backend_leaves_nothing_in_the_other_and_opens
     namespace: Namespace, tmp_path: Path, first: Backend, then: Backend
 ) -> None:
     with machine_up(namespace, tmp_path, first) as machine:
-        one, two, denied = (machine.pod(f"pod-{n}", n) for n in (10, 11, 12))
+        client, server, other = (machine.pod(f"pod-{n}", n) for n in (10, 11, 12))
         machine.start()
-        machine.settle(
-            READY
-            | rules("closed", allow("access"))
-            | rules("open", allow())
-            | tags("friends", "access")
-            | one.stored("open", "friends")
-            | two.stored("closed")
-            | denied.stored("open")
-        )
+        machine.settle(walled(client, server, other))
         machine.stop()
         run(f"iptables-{first.value}", "-A", "INPUT", "-s", "192.0.2.1", "-j", "ACCEPT")
         machine.backend = then
-        with connecting(denied, two) as opened:
+        with connecting(other, server) as opened:
             agent = machine.start()
             assert until(lambda: agent.is_enforcing)
             assert until(lambda: "cali" not in save(first, 4) + save(first, 6), 5)
         assert not any(opened)
-        assert reaches(one, two)
+        assert reaches(client, server)
         assert "-s 192.0.2.1/32" in save(first, 4), "what is not ours stays"
 
 

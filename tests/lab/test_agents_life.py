@@ -148,7 +148,10 @@ def test_a_rebooted_node_enforces_what_it_did_before_the_datastore_answers(lab: 
 
 
 class Meddling(NamedTuple):
-    """What another program does, with ``iptables`` left out, and how it takes it back."""
+    """What another program does, with ``iptables`` left out, and how it takes it back.
+
+    Each is one transaction, as the agent may have mended one before the next.
+    """
 
     commands: tuple[str, ...]
     undo: tuple[str, ...] = ()
@@ -162,7 +165,7 @@ MEDDLING = {
     "our accept flushed where nothing else accepts": Meddling(
         ("-t filter -P FORWARD DROP", "-t filter -F"), ("-t filter -P FORWARD ACCEPT",)
     ),
-    "our chains flushed and deleted": Meddling(("-t mangle -F", "-t mangle -X")),
+    "our chains flushed and deleted": Meddling(("restore *mangle COMMIT",)),
     "our jump deleted": Meddling(("-t mangle -D FORWARD -j cali-FORWARD",)),
 }
 
@@ -193,7 +196,12 @@ def iptables(lab: Lab, version: int, commands: tuple[str, ...]) -> None:
     """Runs what another program would on the first node."""
     program = f"{'iptables' if version == 4 else 'ip6tables'}-{backend(lab).value}"
     for command in commands:
-        on_node(lab, NODE_1, program, "-w", "10", *command.split())
+        words = command.split()
+        if words[0] == "restore":
+            text = "\\n".join(words[1:])
+            on_node(lab, NODE_1, "sh", "-c", f"printf '{text}\\n' | {program}-restore -w 10")
+        else:
+            on_node(lab, NODE_1, program, "-w", "10", *words)
 
 
 def test_clean_leaves_nothing(lab: Lab) -> None:
