@@ -7,6 +7,7 @@ import pytest
 
 from calico_k8s.model.addresses import Address, Net
 from calico_k8s.netlink.routing import (
+    BridgePort,
     Change,
     LinkAddress,
     Neighbour,
@@ -114,9 +115,11 @@ def test_what_a_bridge_learned_is_told_and_its_own_addresses_are_not(
 ) -> None:
     ip("link set dev v1 address 02:00:00:00:00:09")
     run("bridge", "fdb", "add", "02:00:00:00:00:09", "dev", "v0", "master", "dynamic")
-    assert [(entry.mac[-1], entry.port) for entry in socket.bridge_ports()] == [
-        (9, numbers(socket)["v0"])
-    ]
+    learned = socket.bridge_ports()
+    assert BridgePort(b"\2\0\0\0\0\x09", numbers(socket)["v0"]) in learned
+    own = {link.mac for link in socket.links() if link.name in ("br0", "v0")}
+    # The pod's earlier address may have been learned, too: its kernel speaks of itself at once.
+    assert own.isdisjoint(entry.mac for entry in learned)
 
 
 def test_each_kind_of_change_is_told_once(socket: RoutingSocket) -> None:
