@@ -32,3 +32,8 @@ class PolicyId(NamedTuple):
     namespace: str
     """Empty for cluster-wide kinds."""
     name: str
+
+    @property
+    def path(self) -> str:
+        """``kind/namespace/name``, or ``kind/name``, as people and the command line write it."""
+        return "/".join(part for part in self if part)

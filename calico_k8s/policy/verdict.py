@@ -136,7 +136,7 @@ def _walk_tier(
         found = look.through(
             snapshot, policy.ingress if direction is Direction.INGRESS else policy.egress
         )
-        look.note("policy", "/".join(policy.id), found[0] if found else None)
+        look.note("policy", policy.id.path, found[0] if found else None)
         if found:
             look.note("tier", tier.name, found[0])
             return found

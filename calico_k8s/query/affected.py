@@ -195,7 +195,7 @@ def _find_profile(snapshot: Snapshot, name: ObjectName) -> _Holder:
 
 
 def _find_policy(snapshot: Snapshot, name: ObjectName) -> _Holder:
-    by_name = {"/".join(p for p in each.id if p): each for each in snapshot.policies.values()}
+    by_name = {each.id.path: each for each in snapshot.policies.values()}
     matching = (each for each in by_name if each.lower() == str(name).lower())
     policy = by_name.get(str(name)) or by_name.get(next(matching, ""))
     if policy is None:

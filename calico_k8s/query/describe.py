@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import grammar
+from calico_k8s.model.names import SelectorText
 from calico_k8s.model.resources import (
     PROTOCOL_NAMES,
     EntityMatch,
@@ -12,6 +14,9 @@ from calico_k8s.model.resources import (
     WorkloadEndpoint,
 )
 from calico_k8s.policy.match import Flow
+from calico_k8s.policy.snapshot import selector
+from calico_k8s.translate.labels import NAMESPACE_LABEL, NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX
+from calico_k8s.translate.selecting import IS_POD
 
 _KINDS = {"Pod": "annotation of pod", "Tier": "tier", "Profile": "profiles of no one"}
 
@@ -49,10 +54,41 @@ def describe_rule(rule: Rule) -> str:
     return " ".join(words)
 
 
+def describe_selector(text: SelectorText) -> str:
+    """A selector by what its parts speak of: pods of a namespace, namespaces, service accounts."""
+    parsed = selector(text)
+    parts = parsed.operands if isinstance(parsed, grammar.And) else (parsed,)
+    words: list[str] = []
+    own: list[grammar.Selector] = []
+    for part in parts:
+        names = grammar.label_names(part)
+        printed = grammar.print_selector(part)
+        if part == IS_POD:
+            continue
+        if isinstance(part, grammar.Equal) and part.key == NAMESPACE_LABEL:
+            words.append(f"namespace {part.value}")
+        elif names and all(name.startswith(NAMESPACE_PREFIX) for name in names):
+            words.append(f"namespaces ({printed.replace(NAMESPACE_PREFIX, '')})")
+        elif names and all(name.startswith(SERVICE_ACCOUNT_PREFIX) for name in names):
+            words.append(f"service accounts ({printed.replace(SERVICE_ACCOUNT_PREFIX, '')})")
+        else:
+            own.append(part)
+    if own:
+        whole = own[0] if len(own) == 1 else grammar.And(tuple(own))
+        words.append(f"selector ({grammar.print_selector(whole)})")
+    return " ".join(words or ["every pod"])
+
+
 def _matches(entity: EntityMatch) -> Iterator[str]:
+    if entity.tag:
+        yield f"tag {entity.tag}"
+    if entity.not_tag:
+        yield f"not tag {entity.not_tag}"
+    if entity.selector:
+        yield describe_selector(entity.selector)
+    if entity.not_selector:
+        yield f"not selector ({entity.not_selector})"
     criteria = (
-        ("tag", entity.tag, entity.not_tag),
-        ("selector", entity.selector, entity.not_selector),
         ("netset", entity.netset, entity.not_netset),
         ("cidr", ",".join(entity.nets), ",".join(entity.not_nets)),
         (
@@ -63,9 +99,9 @@ def _matches(entity: EntityMatch) -> Iterator[str]:
     )
     for kind, wanted, unwanted in criteria:
         if wanted:
-            yield f"{kind} ({wanted})" if kind == "selector" else f"{kind} {wanted}"
+            yield f"{kind} {wanted}"
         if unwanted:
-            yield f"not {kind} ({unwanted})" if kind == "selector" else f"not {kind} {unwanted}"
+            yield f"not {kind} {unwanted}"
 
 
 def _ports(ports: tuple[PortRange, ...], names: tuple[str, ...]) -> str:

@@ -46,7 +46,7 @@ def rules(snapshot: Snapshot) -> Iterator[Row]:
     """Every rule of profiles, then of policies in the order of their evaluation, in words."""
     owners: Iterator[tuple[str, Rules | Policy]] = chain(
         sorted(snapshot.profile_rules.items()),
-        (("/".join(p.id), p) for _, policies in snapshot.policies_by_tier for p in policies),
+        ((p.id.path, p) for _, policies in snapshot.policies_by_tier for p in policies),
     )
     for owner, holder in owners:
         for direction, listed in (("ingress", holder.ingress), ("egress", holder.egress)):
@@ -80,7 +80,7 @@ def policies(snapshot: Snapshot) -> Iterator[Row]:
     """Every policy, those without a tier and staged ones too."""
     for policy in sorted(snapshot.policies.values(), key=lambda p: (p.tier, policy_sort_key(p))):
         yield {
-            "policy": "/".join(policy.id),
+            "policy": policy.id.path,
             "tier": policy.tier,
             "order": policy.order,
             "types": [str(direction) for direction in policy.types],
