@@ -76,7 +76,8 @@ def manifests(*texts: str) -> tuple[Manifest, ...]:
     """The nine pods, and more objects as YAML; of two of one name the later holds."""
     whole = json.dumps({"apiVersion": "v1", "kind": "List", "items": NINE})
     readings = [read_text(text, "test.yaml") for text in (whole, *texts)]
-    assert not any(reading.errors for reading in readings), readings
+    errors = [str(error) for reading in readings for error in reading.errors]
+    assert not errors, errors
     return tuple(manifest for reading in readings for manifest in reading.manifests)
 
 

@@ -20,13 +20,21 @@ class LintCode(StrEnum):
     ANNOTATION_GOVERNS = "annotation-governs"
     APISERVICE_UNREACHABLE = "apiservice-unreachable"
     CIDR_HIDDEN = "cidr-hidden"
+    EGRESS_WITHOUT_DNS = "egress-without-dns"
     HOST_NETWORK = "host-network"
     INGRESS_UNREACHABLE = "ingress-unreachable"
     MANIFEST_UNREADABLE = "manifest-unreadable"
     NAMESPACE_CLOSED = "namespace-closed"
+    NAMESPACE_SELECTOR_NEGATIVE = "namespace-selector-negative"
     NAMESPACE_UNKNOWN = "namespace-unknown"
+    PEERS_EITHER = "peers-either"
     PEER_MATCHES_NOTHING = "peer-matches-nothing"
+    POLICY_DIRECTION_IGNORED = "policy-direction-ignored"
+    POLICY_SELECTS_NOTHING = "policy-selects-nothing"
+    POLICY_SHADOWED = "policy-shadowed"
     PORT_NAME_UNKNOWN = "port-name-unknown"
+    PORT_PROTOCOL_MISSING = "port-protocol-missing"
+    PRIORITY_EQUAL = "priority-equal"
     SERVICE_EXPOSES_NOTHING = "service-exposes-nothing"
     SERVICE_FOREIGN_ADDRESS = "service-foreign-address"
     SERVICE_OPENS = "service-opens"
@@ -85,6 +93,14 @@ _SUMMARIES: Mapping[Code | LintCode, str] = {
     LintCode.NAMESPACE_UNKNOWN: "a statement names a namespace that is not there",
     LintCode.PEER_MATCHES_NOTHING: "a label or selector matches no pod",
     LintCode.PORT_NAME_UNKNOWN: "a statement names a port that its pod does not have",
+    LintCode.EGRESS_WITHOUT_DNS: "pods may reach others, and no name server",
+    LintCode.NAMESPACE_SELECTOR_NEGATIVE: "a negative namespaceSelector selects host endpoints too",
+    LintCode.PEERS_EITHER: "two entries of from or to, where one with both was meant",
+    LintCode.POLICY_DIRECTION_IGNORED: "a policy has rules for a direction that it does not speak for",
+    LintCode.POLICY_SELECTS_NOTHING: "a policy selects no pod of its namespace",
+    LintCode.POLICY_SHADOWED: "an earlier policy of the tier decides everything",
+    LintCode.PORT_PROTOCOL_MISSING: "port 53 without a protocol is TCP alone",
+    LintCode.PRIORITY_EQUAL: "two ClusterNetworkPolicies of one priority select the same pods",
     LintCode.SERVICE_EXPOSES_NOTHING: "an open service opens nothing",
     LintCode.SERVICE_FOREIGN_ADDRESS: "an open service leads to what is no pod of its namespace",
     LintCode.SERVICE_OPENS: "a service opens its ports on pods that are closed without it",

@@ -16,6 +16,7 @@ from calico_k8s.lint.exposures import (
     service_findings,
     shared_address_findings,
 )
+from calico_k8s.lint.policies import policy_findings
 from calico_k8s.lint.problems import CODES, LintCode, Problem
 from calico_k8s.lint.statements import statement_findings
 from calico_k8s.lint.view import View, place_finding
@@ -71,6 +72,7 @@ def _findings(view: View) -> Iterator[Finding]:
     yield from service_findings(view)
     yield from hidden_source_findings(view)
     yield from shared_address_findings(view)
+    yield from policy_findings(view)
 
 
 def _unreadable(error: InputError) -> Problem:
