@@ -12,7 +12,7 @@ import msgspec
 from calico_k8s.model import keys
 from calico_k8s.model.addresses import Address, address_net
 from calico_k8s.model.names import NetsetName, ProfileId
-from calico_k8s.model.resources import PROTOCOL_NUMBERS, Labels, NetworkSet, Value
+from calico_k8s.model.resources import Labels, NetworkSet, Value
 from calico_k8s.translate import objects
 from calico_k8s.translate.calico_policies import (
     read_calico_policy,
@@ -157,7 +157,7 @@ def _leads_to(state: State, name: Name) -> list[tuple[set[Address], set[ServiceP
         reading = read_slice(value)
         if reading is not None and (ref.namespace, reading.service) == name:
             ports = {
-                ServicePort(PROTOCOL_NUMBERS[(port.protocol or "TCP").lower()], port.port)
+                ServicePort(objects.protocol_number(port.protocol), port.port)
                 for port in value.ports or ()
                 if port.port is not None
             }

@@ -224,11 +224,20 @@ class _Demo:
         """What rules there are now that were not, which tags they ask for, and who has both."""
         now = self._lab.snapshot
         olds = list(views.rules(before))
+        said = ""
+        policies = {policy.id.path: policy for policy in now.policies.values()}
         for row in views.rules(now):
             if row in olds or row["direction"] != "ingress":
                 continue
-            carriers = [e.id.pod for e in now.endpoints.values() if row["of"] in e.profiles]
-            self._say_became("profile", f"{row['of']}, of {', '.join(sorted(carriers))}")
+            policy = policies.get(row["of"])
+            carriers = [
+                e.id.pod
+                for e in now.endpoints.values()
+                if row["of"] in e.profiles or (policy and now.selects(policy.selector, e))
+            ]
+            if row["of"] != said:
+                kind, said = "profile" if policy is None else "policy", row["of"]
+                self._say_became(kind, f"{said}, of {', '.join(sorted(carriers))}")
             self._say_became("rule", row["rule"])
             for tag in views.tags(now):
                 if f" {tag['tag']} " in f" {row['rule']} ":

@@ -25,7 +25,8 @@ class Act(msgspec.Struct, frozen=True):
     title: str
     says: str
     patches: tuple[Object, ...] = ()
-    """Each names its object, and has only what is added or replaced."""
+    """Each names its object, and has only what is added or replaced; an object that was not there
+    is whole."""
 
     @property
     def text(self) -> str:
@@ -108,17 +109,62 @@ ACTS: tuple[Act, ...] = (
             for name in ("backend-1", "backend-2")
         ),
     ),
+    Act(
+        title="A NetworkPolicy on top",
+        says="It replaces the annotation of the pods it selects: a developer lets webapp/batch in too.",
+        patches=(
+            {
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "NetworkPolicy",
+                "metadata": {"name": "to-backends", "namespace": "webapp"},
+                "spec": {
+                    "podSelector": {"matchLabels": {"app": "backend"}},
+                    "ingress": [
+                        {
+                            "from": [{"podSelector": {"matchLabels": {"app": name}}}],
+                            "ports": [{"protocol": "TCP", "port": API.port}],
+                        }
+                        for name in ("frontend", "batch")
+                    ],
+                },
+            },
+        ),
+    ),
+    Act(
+        title="A tier before it",
+        says="What security denies no developer allows; what it passes, the NetworkPolicy decides.",
+        patches=(
+            {
+                "apiVersion": "projectcalico.org/v3",
+                "kind": "Tier",
+                "metadata": {"name": "security"},
+                "spec": {"order": 100},
+            },
+            {
+                "apiVersion": "projectcalico.org/v3",
+                "kind": "GlobalNetworkPolicy",
+                "metadata": {"name": "guard"},
+                "spec": {
+                    "tier": "security",
+                    "selector": "app == 'backend'",
+                    "ingress": [
+                        {"action": "Deny", "source": {"selector": "app == 'batch'"}},
+                        {"action": "Pass"},
+                    ],
+                },
+            },
+        ),
+    ),
 )
 """The acts that change an object; the last act of the demo changes none."""
 
 
 def patched(objects: Iterable[Object], patches: Iterable[Object]) -> list[Object]:
-    """The objects with the patches merged in."""
-    made = copy.deepcopy(list(objects))
+    """The objects with the patches merged in, and those that are new."""
+    made = {_name(each): copy.deepcopy(each) for each in objects}
     for patch in patches:
-        (target,) = [each for each in made if _name(each) == _name(patch)]
-        _merge(target, patch)
-    return made
+        _merge(made.setdefault(_name(patch), {}), patch)
+    return list(made.values())
 
 
 def _name(value: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -12,7 +12,7 @@ from calico_k8s.errors import InputError
 from calico_k8s.model.addresses import Address, parse_address
 from calico_k8s.model.resources import Protocol
 from calico_k8s.sources.expand import ClusterObjects
-from calico_k8s.sources.slices import matching_pods, protocol_number, resolve_target
+from calico_k8s.sources.slices import matching_pods, resolve_target
 from calico_k8s.translate.objects import (
     EndpointSlice,
     Pod,
@@ -20,6 +20,7 @@ from calico_k8s.translate.objects import (
     ServicePort,
     ServiceSpec,
     object_ref,
+    protocol_number,
 )
 from calico_k8s.translate.services import SERVICE_NAME_LABEL
 from calico_k8s.translate.workloads import (

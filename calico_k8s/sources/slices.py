@@ -8,17 +8,17 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from calico_k8s.errors import InputError
 from calico_k8s.model.addresses import Address, Version, address_version, parse_address
-from calico_k8s.model.resources import PROTOCOL_NUMBERS, Protocol
+from calico_k8s.model.resources import Protocol
 from calico_k8s.translate.objects import (
     EndpointSlice,
     Metadata,
     Pod,
-    PortProtocol,
     Service,
     ServicePort,
     SliceEndpoint,
     SlicePort,
     object_ref,
+    protocol_number,
 )
 from calico_k8s.translate.services import SERVICE_NAME_LABEL, target_port
 from calico_k8s.translate.workloads import FINISHED_PHASES, named_ports, pod_addresses
@@ -32,11 +32,6 @@ def matching_pods(pods: Iterable[Pod], service: Service) -> Iterator[Pod]:
         labels = pod.metadata.labels or {}
         if object_ref(pod).namespace == namespace and selector.items() <= labels.items():
             yield pod
-
-
-def protocol_number(name: PortProtocol | None) -> Protocol:
-    """The protocol of a container's or service's port; TCP where none is written."""
-    return PROTOCOL_NUMBERS[(name or "TCP").lower()]
 
 
 def resolve_target(port: ServicePort, pod: Pod) -> int | None:

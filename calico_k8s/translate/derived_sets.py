@@ -13,11 +13,11 @@ import grammar
 from calico_k8s.model import keys
 from calico_k8s.model.addresses import Address, address_net
 from calico_k8s.model.names import NetsetName
-from calico_k8s.model.resources import PROTOCOL_NUMBERS, NetworkSet, Node, Value
+from calico_k8s.model.resources import NetworkSet, Node, Value
 from calico_k8s.translate.calico_rules import ServicePort, service_netset
 from calico_k8s.translate.cluster_network_policies import nodes_netset
 from calico_k8s.translate.findings import Name
-from calico_k8s.translate.objects import EndpointSlice
+from calico_k8s.translate.objects import EndpointSlice, protocol_number
 from calico_k8s.translate.services import SERVICE_NAME_LABEL, read_slice
 
 Items = dict[keys.Key, Value | None]
@@ -135,7 +135,7 @@ class DerivedSets:
         value = self._slices[name]
         reading = read_slice(value)
         ports = (
-            ServicePort(PROTOCOL_NUMBERS[(port.protocol or "TCP").lower()], port.port)
+            ServicePort(protocol_number(port.protocol), port.port)
             for port in value.ports or ()
             if port.port is not None
         )

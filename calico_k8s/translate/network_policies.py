@@ -29,7 +29,6 @@ from calico_k8s.model.addresses import Net, address_version, net_range
 from calico_k8s.model.names import PolicyId, SelectorText
 from calico_k8s.model.resources import (
     ANYTHING,
-    PROTOCOL_NUMBERS,
     Action,
     Direction,
     EntityMatch,
@@ -39,7 +38,7 @@ from calico_k8s.model.resources import (
     Rule,
 )
 from calico_k8s.translate.findings import FieldPath
-from calico_k8s.translate.objects import NetworkPolicy, object_ref
+from calico_k8s.translate.objects import NetworkPolicy, object_ref, protocol_number
 from calico_k8s.translate.reading import (
     BOTH,
     Document,
@@ -249,7 +248,7 @@ def port_matches(ports: tuple[RulePort, ...] | None, path: FieldPath) -> list[Po
         return [PortMatch()]
     by_protocol: dict[Protocol, list[PortRange | str | None]] = {}
     for index, port in enumerate(ports):
-        protocol = PROTOCOL_NUMBERS[(port.protocol or "TCP").lower()]
+        protocol = protocol_number(port.protocol)
         by_protocol.setdefault(protocol, []).append(_port(port, (*path, index)))
     return [
         PortMatch(protocol)

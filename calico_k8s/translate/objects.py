@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
+from calico_k8s.model.resources import PROTOCOL_NUMBERS, Protocol
 from calico_k8s.translate.findings import Code, FieldPath, Finding, ObjectRef, make_finding
 
 _Type = TypeVar("_Type")
@@ -328,6 +329,11 @@ class Decoded(NamedTuple):
     ref: ObjectRef
     object: KubeObject | None
     findings: tuple[Finding, ...] = ()
+
+
+def protocol_number(name: PortProtocol | None) -> Protocol:
+    """The protocol of a container's or service's port; TCP where none is written."""
+    return PROTOCOL_NUMBERS[(name or "TCP").lower()]
 
 
 def api_group(api_version: str) -> str:

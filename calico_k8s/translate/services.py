@@ -12,7 +12,6 @@ from calico_k8s.errors import InputError
 from calico_k8s.model.addresses import Address, parse_address
 from calico_k8s.model.names import ProfileId
 from calico_k8s.model.resources import (
-    PROTOCOL_NUMBERS,
     Action,
     EntityMatch,
     Origin,
@@ -22,7 +21,13 @@ from calico_k8s.model.resources import (
 )
 from calico_k8s.translate.findings import Code, Finding, ObjectRef, make_finding
 from calico_k8s.translate.namespaces import FLAG
-from calico_k8s.translate.objects import EndpointSlice, Service, ServicePort, object_ref
+from calico_k8s.translate.objects import (
+    EndpointSlice,
+    Service,
+    ServicePort,
+    object_ref,
+    protocol_number,
+)
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 """On an EndpointSlice: the service it belongs to.  Source: KEP-752."""
@@ -110,7 +115,7 @@ def _port_rule(ref: ObjectRef, port: ServicePort, index: int) -> Rule:
     return Rule(
         action=Action.ALLOW,
         origin=Origin(kind="Service", namespace=ref.namespace, name=ref.name, index=index),
-        protocol=PROTOCOL_NUMBERS[(port.protocol or "TCP").lower()],
+        protocol=protocol_number(port.protocol),
         dst=EntityMatch(named_ports=(target,))
         if isinstance(target, str)
         else EntityMatch(ports=(PortRange(target, target),)),

@@ -15,7 +15,6 @@ from calico_k8s.model import keys
 from calico_k8s.model.addresses import Address, Net, parse_address, parse_net
 from calico_k8s.model.names import EndpointId, NamespaceName, NodeName, ProfileId
 from calico_k8s.model.resources import (
-    PROTOCOL_NUMBERS,
     NamedPort,
     Node,
     Tags,
@@ -154,7 +153,7 @@ def named_ports(pod: objects.Pod) -> tuple[NamedPort, ...]:
     found: dict[tuple[str, int], NamedPort] = {}
     for port in container_ports(pod):
         if port.name:
-            protocol = PROTOCOL_NUMBERS[(port.protocol or "TCP").lower()]
+            protocol = objects.protocol_number(port.protocol)
             named = NamedPort(port.name, protocol, port.container_port)
             found.setdefault((port.name, protocol), named)
     return tuple(sorted(found.values()))
