@@ -7,7 +7,6 @@ import random
 import re
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
