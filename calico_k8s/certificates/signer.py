@@ -173,9 +173,11 @@ class Signer:
         quiet_s = time.monotonic() - self._beat_s
         if quiet_s > LIVE_S:
             return f"nothing has moved for {quiet_s:.0f} s"
-        if self._users is not None and not (self._users.is_alive and self._bell.is_alive()):
-            return "a thread has ended"
-        return None
+        users = self._users
+        if users is None:
+            return None
+        are_alive = (users.is_alive, self._bell.is_alive(), self._reflector.is_alive)
+        return None if all(are_alive) else "a thread has ended: please report its last words"
 
     def is_ready(self) -> str | None:
         """None while requests are answered and etcd knows its users, and asks for them."""
@@ -187,15 +189,16 @@ class Signer:
             return
         self._renew_own(authority)
         tls = files.tls_files(self._options.directory)
-        self._users = UserKeeper(EtcdRights(self._options.location, tls), self._news.set)
+        users = UserKeeper(EtcdRights(self._options.location, tls), self._news.set)
         self._reflector.start()
         self._bell.start()
-        self._users.start()
+        users.start()
+        self._users = users
         try:
-            self._serve(authority, self._users)
+            self._serve(authority, users)
         finally:
             self.stop()
-            self._users.close()
+            users.close()
             self._reflector.close()
 
     def _begin(self) -> Authority | None:

@@ -36,7 +36,8 @@ from tests.cluster.kubelet import Machine, Pod
 from tests.cluster.sandbox import REPOSITORY, Container
 from tests.etcd.certificates import Authority
 
-pytestmark = [pytest.mark.cluster, pytest.mark.kernel]
+# The first test waits for everything to start, on whatever else the machine does.
+pytestmark = [pytest.mark.cluster, pytest.mark.kernel, pytest.mark.timeout(300)]
 
 PORT, PEER_PORT = 12379, 12380
 

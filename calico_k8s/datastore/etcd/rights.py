@@ -82,12 +82,13 @@ class EtcdRights:
         for name in sorted(name for name in roles - kept if is_ours(name)):
             self._call("RoleDelete", bytes_field(1, name.encode()))
         self._checked = {name: self._checked[name] for name in self._checked.keys() & users & roles}
-        for name, grants in wanted.items():
-            if self._checked.get(name) == grants:
-                continue
-            self._bring_role(name, grants, is_there=name in roles)
+        unchecked = [name for name in wanted if self._checked.get(name) != wanted[name]]
+        # All roles first: each change of rights costs etcd time for each user that it has.
+        for name in unchecked:
+            self._bring_role(name, wanted[name], is_there=name in roles)
+        for name in unchecked:
             self._bring_user(name, is_there=name in users)
-            self._checked[name] = grants
+            self._checked[name] = wanted[name]
 
     def close(self) -> None:
         """Gives the connections back."""
