@@ -64,9 +64,9 @@ class UserKeeper:
         with self._news:
             self._is_over = True
             self._news.notify()
+        self._rights.close()  # first: a member that does not answer is waited for no longer
         if self._thread.is_alive():
             self._thread.join()
-        self._rights.close()
 
     def _run(self) -> None:
         done: frozenset[NodeName] | None = None
@@ -91,7 +91,7 @@ class UserKeeper:
                 log.info("etcd asks for certificates' users from now on", users=len(wanted))
             self._ready, self._problem = frozenset(wanted), None
         except StoreError as error:
-            if str(error) != self._problem:
+            if str(error) != self._problem and not self._is_over:
                 log.warning("etcd's users are not as they should be", error=str(error))
             self._problem = str(error)
         if self._ready != before:

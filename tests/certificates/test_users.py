@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from calico_k8s.certificates import users
 from calico_k8s.certificates.names import CONTROLLER, MEMBER
 from calico_k8s.certificates.users import UserKeeper, is_ours, users_of
 from calico_k8s.datastore.etcd.rights import ROOT_USER, EtcdRights
@@ -22,10 +23,10 @@ def test_users_that_others_made_are_not_ours() -> None:
 
 
 def test_a_node_writes_below_its_own_name_only() -> None:
-    users = users_of([NodeName("one"), NodeName("one2")])
-    (written,) = (grant.prefix for grant in users["node-one"] if grant.can_write)
+    found = users_of([NodeName("one"), NodeName("one2")])
+    (written,) = (grant.prefix for grant in found["node-one"] if grant.can_write)
     assert written == "/felix/v2/host/one/"
-    assert users.keys() == {CONTROLLER, "node-one", "node-one2"}
+    assert found.keys() == {CONTROLLER, "node-one", "node-one2"}
 
 
 def rights(cluster: EtcdCluster, authority: Authority) -> EtcdRights:
@@ -36,8 +37,9 @@ def rights(cluster: EtcdCluster, authority: Authority) -> EtcdRights:
 
 @pytest.mark.etcd
 def test_users_follow_the_nodes_through_an_etcd_that_is_away_and_one_that_is_new(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(users, "CHECK_S", 0.3)
     authority, told = Authority(tmp_path), threading.Event()
     with etcd_cluster(tmp_path / "etcd", authority=authority) as cluster:
         (member,) = cluster.members

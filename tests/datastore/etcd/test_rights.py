@@ -202,7 +202,7 @@ def test_nothing_fails_while_nodes_come_and_go(rights: EtcdRights, stores: Store
     thread = threading.Thread(target=come_and_go)
     thread.start()
     try:
-        end_s = time.monotonic() + 3
+        end_s = time.monotonic() + 1.5
         count = 0
         while time.monotonic() < end_s:
             count += 1
@@ -211,7 +211,7 @@ def test_nothing_fails_while_nodes_come_and_go(rights: EtcdRights, stores: Store
     finally:
         is_over.set()
         thread.join()
-    assert count > 100
+    assert count > 20
 
 
 def test_a_certificate_that_ended_is_taken_anew_when_a_connection_is(
