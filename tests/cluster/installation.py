@@ -55,6 +55,16 @@ class Installation(NamedTuple):
     kubelet: Kubelet
     machines: Mapping[NodeName, Machine]
     folder: Path
+    port: int
+    """Of the API server, on loopback where the test runs."""
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """What an operator fills in."""
+        values = {"api-server-host": self.kube.host.address}
+        values["api-server-port"] = str(self.kube.port)
+        members = {f"etcd-{number}": node.addresses[0] for number, node in enumerate(NODES, 1)}
+        return values | members
 
     def machine(self, number: int) -> Machine:
         """A node, by its number."""
@@ -71,12 +81,17 @@ def overlay(folder: Path, values: Mapping[str, str]) -> Path:
     """manifests/policy-only as an operator fills it in, beside a copy of the base."""
     shutil.copytree(ROOT / "manifests", folder)
     file = folder / "policy-only" / "kustomization.yaml"
+    fill_in(file, values)
+    return file.parent
+
+
+def fill_in(file: Path, values: Mapping[str, str]) -> None:
+    """Writes the values of an overlay's ConfigMap into its file, as an operator's editor would."""
     lines = file.read_text().splitlines()
     for key, value in values.items():
         (at,) = (at for at, line in enumerate(lines) if line.strip().startswith(f"- {key}="))
         lines[at] = f"{lines[at].partition('-')[0]}- {key}={value}"
     file.write_text("\n".join([*lines, ""]))
-    return file.parent
 
 
 @contextmanager
@@ -85,6 +100,15 @@ def installation(folder: Path) -> Iterator[Installation]:
 
     Cost: 6 s.
     """
+    with bare_cluster(folder) as site:
+        manifests = overlay(folder / "manifests", site.settings)
+        site.kube.kubectl("apply", "-k", str(manifests))
+        yield site
+
+
+@contextmanager
+def bare_cluster(folder: Path) -> Iterator[Installation]:
+    """A cluster of which an operator has nothing but its administrator's kubeconfig."""
     with ExitStack() as stack:
         network = stack.enter_context(cluster_up(LabPlan(NODES)))
         host = Host(network.control_address, network.control)
@@ -96,9 +120,6 @@ def installation(folder: Path) -> Iterator[Installation]:
         objects = KubeObjects(api)
         for node in NODES:
             objects.node(node.name, node.addresses, node.pod_cidrs)
-        values = {"api-server-host": host.address, "api-server-port": str(kube.port)}
-        values |= {f"etcd-{number}": node.addresses[0] for number, node in enumerate(NODES, 1)}
-        kube.kubectl("apply", "-k", str(overlay(folder / "manifests", values)))
         programs = (etcd_binary(EtcdVersion.CURRENT).parent,)
         runner = Kubelet(api, kube.authority, folder / "pods", programs, MORE)
         stack.callback(runner.kill_all)
@@ -110,4 +131,4 @@ def installation(folder: Path) -> Iterator[Installation]:
             )
             for node in NODES
         }
-        yield Installation(network, kube, objects, runner, machines, folder)
+        yield Installation(network, kube, objects, runner, machines, folder, port)

@@ -28,7 +28,7 @@ class KubeObjects:
         """Deletes a namespace and all pods in it, as the namespace controller would."""
         self.api.delete(f"/api/v1/namespaces/{name}")
         self.api.delete(f"/api/v1/namespaces/{name}/pods", {"gracePeriodSeconds": 0})
-        for plural in ("services", "serviceaccounts"):
+        for plural in ("services", "serviceaccounts", "configmaps", "secrets"):
             self.api.delete(f"/api/v1/namespaces/{name}/{plural}")
         path = f"/api/v1/namespaces/{name}"
         namespace = msgspec.json.decode(self.api.get(path))

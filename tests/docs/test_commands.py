@@ -52,6 +52,9 @@ COVERED = {
 """What cannot run as it is written here: it would be this very run, or would not end, or would
 change the machine.  Each with the test that runs it as it can be."""
 
+COVERED_PAGES = {"first-five-minutes.md": "tests/cluster/test_first_five_minutes.py"}
+"""Pages whose commands need a cluster, each with the test that follows it."""
+
 ANSWERS_NO = re.compile(r"^calico-k8s (lint|can|explain) ")
 """Commands whose exit code 1 is an answer, no error."""
 
@@ -68,17 +71,23 @@ class Shown(NamedTuple):
 
 def shown_commands() -> Iterator[Shown]:
     for page in PAGES:
-        for block in _BLOCK.findall(page.read_text()):
-            command: str | None = None
-            output: list[str] = []
-            for line in [*block.splitlines(), "$ "]:
-                if not line.startswith("$ "):
-                    output.append(line)
-                    continue
-                if command is not None:
-                    yield Shown(page.name, command, "\n".join(output).strip())
-                command = re.sub(r"\s{2,}#.*", "", line.removeprefix("$ ")).strip()
-                output = []
+        if page.name not in COVERED_PAGES:
+            yield from shown_on(page)
+
+
+def shown_on(page: Path) -> Iterator[Shown]:
+    """The commands of one page, in their order."""
+    for block in _BLOCK.findall(page.read_text()):
+        command: str | None = None
+        output: list[str] = []
+        for line in [*block.splitlines(), "$ "]:
+            if not line.startswith("$ "):
+                output.append(line)
+                continue
+            if command is not None:
+                yield Shown(page.name, command, "\n".join(output).strip())
+            command = re.sub(r"\s{2,}#.*", "", line.removeprefix("$ ")).strip()
+            output = []
 
 
 def needs_kernel(shown: Shown) -> bool:
@@ -125,3 +134,9 @@ def test_a_shown_lab_command_runs(shown: Shown) -> None:
 def test_what_cannot_run_here_is_shown_and_run_by_another_test(command: str) -> None:
     assert command in {shown.command for shown in shown_commands()}
     assert (ROOT / COVERED[command]).exists()
+
+
+@pytest.mark.parametrize("page", sorted(COVERED_PAGES))
+def test_a_page_that_needs_a_cluster_is_followed_by_another_test(page: str) -> None:
+    assert list(shown_on(ROOT / "docs" / page))
+    assert (ROOT / COVERED_PAGES[page]).exists()
