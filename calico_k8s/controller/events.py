@@ -13,7 +13,7 @@ import datetime as dt
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -22,8 +22,13 @@ from calico_k8s.errors import KubeConflict, KubeError, KubeUnavailable
 from calico_k8s.translate.findings import Finding, ObjectRef
 
 COMPONENT = "calico-k8s-controller"
-KINDS = frozenset({"Pod", "Namespace", "Service"})
-"""Whose findings are told: users write these."""
+API_VERSIONS: Mapping[str, str] = {
+    "Pod": "v1",
+    "Namespace": "v1",
+    "Service": "v1",
+    "NetworkPolicy": "networking.k8s.io/v1",
+}
+"""Whose findings are told, since users write these, and the version of each kind's API."""
 REPEAT_S = 1800.0
 RETRY_S = 10.0
 CLOSE_S = 0.5
@@ -69,7 +74,7 @@ class Announcer:
 
     def tell(self, ref: ObjectRef, uid: str, findings: tuple[Finding, ...]) -> None:
         """What is wrong with an object from now on; nothing where it is fine, or gone."""
-        if ref.kind not in KINDS:
+        if ref.kind not in API_VERSIONS:
             return
         with self._news:
             if findings:
@@ -172,7 +177,7 @@ def event_document(ref: ObjectRef, uid: str, finding: Finding, identity: str) ->
         "kind": "Event",
         "metadata": {"name": event_name(ref, uid, finding), "namespace": namespace},
         "involvedObject": {
-            "apiVersion": "v1",
+            "apiVersion": API_VERSIONS[ref.kind],
             "kind": ref.kind,
             "name": ref.name,
             "namespace": namespace,

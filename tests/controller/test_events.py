@@ -14,7 +14,7 @@ from calico_k8s.controller.events import (
 )
 from calico_k8s.translate.cluster import translate_all
 from calico_k8s.translate.findings import Code, Finding, ObjectRef, make_finding
-from calico_k8s.translate.objects import Metadata, Namespace, Pod
+from calico_k8s.translate.objects import Metadata, Namespace, NetworkPolicy, Pod
 
 POD = ObjectRef("Pod", "shop", "web")
 
@@ -53,6 +53,17 @@ def test_a_namespaces_own_event_is_in_that_namespace() -> None:
         "shop",
         "shop",
     )
+
+
+def test_a_policys_event_is_about_an_object_of_its_own_api() -> None:
+    policy = NetworkPolicy(Metadata("deny", "shop"), {"podSelector": {}, "ingress": [7]})
+    (finding,) = translate_all([policy]).findings
+    document = event_document(finding.object, "uid", finding, "me")
+    assert document["reason"] == "PolicyInvalid"
+    involved = document["involvedObject"]
+    assert isinstance(involved, dict)
+    assert (involved["apiVersion"], involved["kind"]) == ("networking.k8s.io/v1", "NetworkPolicy")
+    assert "spec.ingress[0] should be a mapping" in str(document["message"])
 
 
 @pytest.mark.parametrize("letter", ["x", "ü", "界"])
