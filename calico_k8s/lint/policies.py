@@ -6,13 +6,13 @@ choose from are there.
 """
 
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 import grammar
 from calico_k8s.lint.problems import LintCode
 from calico_k8s.lint.view import View, lint_finding
-from calico_k8s.model.names import PolicyId, SelectorText
+from calico_k8s.model.names import EndpointId, PolicyId, SelectorText, TierName
 from calico_k8s.model.resources import (
     PROTOCOL_NUMBERS,
     Action,
@@ -55,27 +55,56 @@ def _either_findings(view: View) -> Iterator[Finding]:
 
 
 def _findings(view: View) -> Iterator[Finding]:
+    choices = _Choices(view)
     policies = sorted(view.snapshot.policies.values(), key=lambda policy: policy.id)
     for policy in policies:
         ref = ObjectRef(*policy.id)
-        endpoints = _selected(view, policy)
-        yield from _selects_nothing(view, policy, ref, endpoints)
+        endpoints = choices.of(policy)
+        yield from _selects_nothing(choices, policy, ref)
         yield from _catches_hosts(policy, ref)
         for direction in policy.types:
-            yield from _peers_match_nothing(view, policy, ref, direction)
+            yield from _peers_match_nothing(choices, policy, ref, direction)
             yield from _names_nobody_has(policy, ref, direction, endpoints)
         yield from _shadowed(view, policy, ref, endpoints)
     for value in view.cluster.policies:
         if isinstance(value, NetworkPolicy) and isinstance(value.spec, dict):
             yield from _ignored_direction(object_ref(value), value.spec)
             yield from _port_without_protocol(object_ref(value), value.spec)
-    yield from _without_dns(view, policies)
-    yield from _equal_priorities(view, policies)
+    yield from _without_dns(choices, policies)
+    yield from _equal_priorities(choices, policies)
 
 
-def _selected(view: View, policy: Policy) -> tuple[WorkloadEndpoint, ...]:
-    snapshot = view.snapshot
-    return tuple(e for e in snapshot.endpoints.values() if snapshot.selects(policy.selector, e))
+class _Choices:
+    """Whom each policy selects, found once; of a namespace's policies, in that namespace."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self._endpoints: dict[str, list[WorkloadEndpoint]] = {}
+        for endpoint in view.snapshot.endpoints.values():
+            self._endpoints.setdefault(endpoint.id.namespace, []).append(endpoint)
+        self._chosen: dict[tuple[TierName, PolicyId], tuple[WorkloadEndpoint, ...]] = {}
+
+    def has_pods(self, namespace: str) -> bool:
+        """Whether a namespace has pods to choose from."""
+        return namespace in self._endpoints
+
+    def of(self, policy: Policy) -> tuple[WorkloadEndpoint, ...]:
+        """The pods that a policy selects."""
+        key = (policy.tier, policy.id)
+        if key not in self._chosen:
+            self._chosen[key] = tuple(self.matching(policy.selector))
+        return self._chosen[key]
+
+    def matching(self, text: SelectorText) -> Iterator[WorkloadEndpoint]:
+        """The pods that a selector is true of."""
+        namespace = _namespace(text)
+        among = (
+            self._endpoints.values() if namespace is None else [self._endpoints.get(namespace, [])]
+        )
+        is_true_of = grammar.compile_selector(selector(text))
+        for endpoint in chain.from_iterable(among):
+            if is_true_of(self.view.snapshot.labels_of(endpoint)):
+                yield endpoint
 
 
 def _rules(policy: Policy, direction: Direction) -> tuple[Rule, ...]:
@@ -106,17 +135,11 @@ def _namespace(text: SelectorText) -> str | None:
     return next(found, None)
 
 
-def _has_pods(view: View, namespace: str) -> bool:
-    return any(e.id.namespace == namespace for e in view.snapshot.endpoints.values())
-
-
-def _selects_nothing(
-    view: View, policy: Policy, ref: ObjectRef, endpoints: tuple[WorkloadEndpoint, ...]
-) -> Iterator[Finding]:
+def _selects_nothing(choices: _Choices, policy: Policy, ref: ObjectRef) -> Iterator[Finding]:
     namespace = _namespace(policy.selector)
-    if endpoints or namespace is None or not _own_terms(policy.selector):
+    if choices.of(policy) or namespace is None or not _own_terms(policy.selector):
         return
-    if _has_pods(view, namespace):
+    if choices.has_pods(namespace):
         path = ("spec", "podSelector" if ref.kind == "NetworkPolicy" else "selector")
         message = f"no pod of namespace {namespace} matches, so the policy says nothing"
         yield lint_finding(LintCode.POLICY_SELECTS_NOTHING, message, ref, path)
@@ -139,18 +162,20 @@ def _catches_hosts(policy: Policy, ref: ObjectRef) -> Iterator[Finding]:
 
 
 def _peers_match_nothing(
-    view: View, policy: Policy, ref: ObjectRef, direction: Direction
+    choices: _Choices, policy: Policy, ref: ObjectRef, direction: Direction
 ) -> Iterator[Finding]:
+    netsets = choices.view.snapshot.netsets.values()
     for rule in _rules(policy, direction):
         peer = rule.src if direction is Direction.INGRESS else rule.dst
         namespace = _namespace(peer.selector) if peer.selector is not None else None
         if peer.selector is None or namespace is None or not _own_terms(peer.selector):
             continue
-        labels = [*view.labels.values(), *(s.labels for s in view.snapshot.netsets.values())]
-        parsed = selector(peer.selector)
-        if any(each is not None and grammar.evaluate(parsed, each) for each in labels):
+        if next(choices.matching(peer.selector), None) is not None:
             continue
-        if _has_pods(view, namespace):
+        parsed = selector(peer.selector)
+        if any(s.labels is not None and grammar.evaluate(parsed, s.labels) for s in netsets):
+            continue
+        if choices.has_pods(namespace):
             wanted = " && ".join(map(grammar.print_selector, _own_terms(peer.selector)))
             message = f"no pod of namespace {namespace} has labels with {wanted}"
             path = _rule_path(rule, direction)
@@ -287,16 +312,15 @@ def _match_labels(selected: Document) -> dict[str, str]:
     return labels if isinstance(labels, dict) and len(selected) == 1 else {}
 
 
-def _without_dns(view: View, policies: list[Policy]) -> Iterator[Finding]:
+def _without_dns(choices: _Choices, policies: list[Policy]) -> Iterator[Finding]:
     """Pods that may reach others by name, if only they could ask for the name."""
     told: set[PolicyId] = set()
-    for endpoint in view.snapshot.endpoints.values():
-        speaking = [
-            policy
-            for policy in policies
-            if policy.tier in view.snapshot.tiers
-            and applies(view.snapshot, policy, endpoint, Direction.EGRESS)
-        ]
+    speaking_for: dict[EndpointId, list[Policy]] = {}
+    for policy in policies:
+        if Direction.EGRESS in policy.types and policy.tier in choices.view.snapshot.tiers:
+            for endpoint in choices.of(policy):
+                speaking_for.setdefault(endpoint.id, []).append(policy)
+    for pod, speaking in speaking_for.items():
         allowing = [
             (policy, rule)
             for policy in speaking
@@ -310,7 +334,7 @@ def _without_dns(view: View, policies: list[Policy]) -> Iterator[Finding]:
             continue
         told.add(first.id)
         message = (
-            f"{endpoint.id.pod} may reach others, and no policy lets it ask a name server: "
+            f"{pod.pod} may reach others, and no policy lets it ask a name server: "
             "allow UDP and TCP port 53 too"
         )
         path = _rule_path(rule, Direction.EGRESS)
@@ -327,13 +351,13 @@ def _is_addresses(entity: EntityMatch) -> bool:
     return bool(entity.nets) and entity.selector is None
 
 
-def _equal_priorities(view: View, policies: list[Policy]) -> Iterator[Finding]:
+def _equal_priorities(choices: _Choices, policies: list[Policy]) -> Iterator[Finding]:
     ours = [policy for policy in policies if policy.id.kind == "ClusterNetworkPolicy"]
     for one, other in combinations(ours, 2):
         if (one.tier, one.order) != (other.tier, other.order):
             continue
         both = {*one.types} & {*other.types}
-        if both and {e.id for e in _selected(view, one)} & {e.id for e in _selected(view, other)}:
+        if both and {e.id for e in choices.of(one)} & {e.id for e in choices.of(other)}:
             message = f"{one.id.path} has the same priority and pods in common: which goes first is nobody's choice"
             path = ("spec", "priority")
             yield lint_finding(LintCode.PRIORITY_EQUAL, message, ObjectRef(*other.id), path)

@@ -38,6 +38,9 @@ from calico_k8s.translate.labels import NAMESPACE_LABEL, NAMESPACE_PREFIX, SERVI
 CHANGES_MAX = 3
 """Changes that are told together; more are no help to anybody."""
 
+TRIES_MAX = 200
+"""Changes that are tried: each costs a look at the whole snapshot."""
+
 Owner = keys.PolicyKey | ProfileId
 """What holds rules."""
 
@@ -55,25 +58,31 @@ class _Change(NamedTuple):
 
 def turn(snapshot: Snapshot, flow: Flow, verdict: Verdict) -> Turn | None:
     """The smallest change that turns the verdict; None where no policy gave it, or none was found."""
+    tries = iter(range(TRIES_MAX))
     for most in range(1, CHANGES_MAX + 1):
-        found = _search(snapshot, flow, verdict, most)
+        found = _search(snapshot, flow, verdict, most, tries)
         if found:
             return Turn(found)
     return None
 
 
-def _search(snapshot: Snapshot, flow: Flow, verdict: Verdict, most: int) -> tuple[str, ...]:
-    """So many changes at most, each to what decides after the one before; empty if none turn it."""
+def _search(
+    snapshot: Snapshot, flow: Flow, verdict: Verdict, most: int, tries: Iterator[int]
+) -> tuple[str, ...]:
+    """So many changes at most, each to what decides after the one before; empty if none turn it.
+
+    Ends with the tries, too.
+    """
     decision = verdict.deciding
     if verdict.reason != "policy" or decision is None:
         return ()
-    for change in _changes(snapshot, flow, decision):
+    for change, _ in zip(_changes(snapshot, flow, decision), tries, strict=False):
         after = judge(change.snapshot, flow)
         if after.allowed is not verdict.allowed:
             return (change.words,)
         is_next = after.deciding is not None and _place(after.deciding) != _place(decision)
         if most > 1 and is_next:
-            rest = _search(change.snapshot, flow, after, most - 1)
+            rest = _search(change.snapshot, flow, after, most - 1, tries)
             if rest:
                 return (change.words, *rest)
     return ()

@@ -4,6 +4,7 @@ import json
 from itertools import product
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +33,8 @@ POOLS = Pools(
     port_names=("http", "nobody"),
 )
 PODS = oracle_pods()
+
+pytestmark = pytest.mark.timeout(900)  # with "thorough", 5,000 cases
 OF_INTEREST = [PODS[name] for name in ("x/a", "x/b", "x/c", "y/a", "y/c", "z/b")]
 
 
