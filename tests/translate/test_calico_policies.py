@@ -2,7 +2,7 @@
 
 import pytest
 
-from calico_k8s.model import keys
+from calico_k8s.model import codec, keys
 from calico_k8s.model.names import ProfileId, TierName
 from calico_k8s.model.resources import Action, Labels, Rules, Tier
 from tests.nine_pods import World
@@ -251,6 +251,24 @@ def test_a_profile_has_rules_and_labels_for_endpoints_that_name_it() -> None:
     assert isinstance(rules, Rules)
     assert [rule.action for rule in rules.ingress] == [Action.ALLOW]
     assert world.translation.items[keys.ProfileLabelsKey(profile)] == Labels({"a": "b"})
+
+
+def test_a_policy_at_its_limits_is_whole_in_the_datastore() -> None:
+    long = " || ".join(f"pod == 'name-{number:03}'" for number in range(48))
+    assert 1000 < len(long) < 1024 - len(" || pod == 'a'")
+    rules = ", ".join(
+        f"{{action: Deny, protocol: TCP, destination: {{ports: [{number + 1}]}}}}"
+        for number in range(1023)
+    )
+    texts = (
+        in_x(f"selector: \"{long} || pod == 'a'\", ingress: [{rules}, {{action: Allow}}]"),
+        everywhere("selector: '='", "closed").replace("spec: {", "spec: {tier: kube-baseline, "),
+    )
+    world = World(*texts)
+    assert not world.allows("outside", "x/a", "tcp/1023")
+    assert world.allows("outside", "x/a", "tcp/1024")
+    for key, value in world.translation.items.items():
+        assert codec.decode(key, codec.encode(value)) == (value, ())
 
 
 def test_a_tier_without_an_order_is_last() -> None:
