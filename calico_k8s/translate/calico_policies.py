@@ -88,6 +88,8 @@ def read_calico_policy(
         reader.tell(Code.POLICY_HOST_ONLY, message, ("spec", field))
         return reader.nothing()
     try:
+        if not isinstance(value.spec, dict | None):
+            raise Misread(("spec",), "should be a mapping")
         tier = _tier_name(spec)
         order = _order(spec)
         types = _types(spec)

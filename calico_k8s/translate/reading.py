@@ -114,8 +114,7 @@ class Reader:
         if documents is None:
             return ()
         if not isinstance(documents, list | tuple):
-            self._tell_closed(Misread(path, "should be a list"), "everything is denied")
-            return (Rule(Action.DENY, self.origin()),)
+            return self._closed(Misread(path, "should be a list"), action_of(None), -1)
         rules: list[Rule] = []
         for index, document in enumerate(documents):
             try:
@@ -129,7 +128,7 @@ class Reader:
         unknown = sorted(spec.keys() - set(known)) if isinstance(spec, dict) else []
         for field in unknown:
             error = Misread(("spec", field), "is no field that is known here")
-            self._tell_closed(error, "the policy allows nothing and what it denies is everything")
+            self.tell_unusable(error, "the policy allows nothing and what it denies is everything")
         return not unknown
 
     def policy(
@@ -157,18 +156,15 @@ class Reader:
         return tuple(Rule(Action.DENY, rule.origin) for rule in kept)
 
     def tell_unusable(self, error: Misread, effect: str) -> None:
-        """A piece that is about the whole policy cannot be used."""
-        self._tell_closed(error, effect)
+        """A piece cannot be used, and what becomes of it."""
+        self.tell(Code.POLICY_INVALID, f"{error}, so {effect}", error.path)
 
     def _closed(self, error: Misread, action: str, index: int) -> tuple[Rule, ...]:
         if action in ("allow", "log"):
-            self._tell_closed(error, "the rule matches nothing")
+            self.tell_unusable(error, "it matches nothing")
             return ()
-        self._tell_closed(error, "the rule denies everything")
+        self.tell_unusable(error, "it denies everything")
         return (Rule(Action.DENY, self.origin(index)),)
-
-    def _tell_closed(self, error: Misread, effect: str) -> None:
-        self.tell(Code.POLICY_INVALID, f"{error}, so {effect}", error.path)
 
 
 def allows(_document: Document) -> str:

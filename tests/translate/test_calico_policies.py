@@ -188,6 +188,13 @@ def test_a_policy_whose_place_or_subject_cannot_be_told_denies_for_all_it_could_
         assert of_x.codes == ["policy-invalid"]
 
 
+def test_a_spec_that_is_no_mapping_denies_everything_and_no_spec_is_an_empty_one() -> None:
+    text = everywhere("").replace("spec: {}", "spec: [7]")
+    assert (World(text).sources("x/a"), World(text).codes) == ("", ["policy-invalid"])
+    bare = World(everywhere("").replace("spec: {}", ""))
+    assert (bare.sources("x/a"), bare.targets("x/a"), bare.codes) == ("", "outside", [])
+
+
 @pytest.mark.parametrize("field", ["doNotTrack", "preDNAT"])
 def test_a_policy_of_host_endpoints_is_told_and_selects_no_pod(field: str) -> None:
     world = World(everywhere(f"{field}: true, applyOnForward: true, ingress: [{{action: Deny}}]"))

@@ -215,7 +215,7 @@ def test_a_rule_that_is_not_understood_allows_nothing_and_leaves_the_others(
     assert world.sources("x/a") == "x/b"
     assert world.codes == ["policy-invalid"]
     assert said in world.messages
-    assert world.messages.endswith("so the rule matches nothing")
+    assert world.messages.endswith("so it matches nothing")
 
 
 @pytest.mark.parametrize(
@@ -235,6 +235,12 @@ def test_a_policy_that_is_not_understood_isolates_and_allows_nothing(
     assert world.sources("x/a") == NOBODY
     assert world.sources("x/b") == sources_of_others
     assert world.codes == ["policy-invalid"]
+
+
+def test_rules_that_are_no_list_deny_nothing_that_another_policy_allows() -> None:
+    broken = policy("podSelector: {}, ingress: 7", "a")
+    world = World(broken, policy("podSelector: {}, ingress: [{}]", "b"))
+    assert (world.sources("x/a"), world.codes) == (EVERYBODY, ["policy-invalid"])
 
 
 def test_a_policy_without_a_spec_isolates_its_namespace() -> None:
