@@ -14,9 +14,6 @@ import argparse
 import json
 import os
 import select
-import socket
-import statistics
-import struct
 import subprocess
 import sys
 import tempfile
@@ -25,7 +22,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -54,6 +50,7 @@ from calico_k8s.model.resources import (
 from calico_k8s.model.status import StoredStatus, status_path
 from calico_k8s.netlink.ipset import Edit, IpsetSocket, MemberCommand
 from calico_k8s.render.tables import IpsetName, KernelIpset, KernelMember
+from tests.bench.stamped import PATIENCE_S, PORT, Figure, StampedFlow, summary
 from tests.etcd.servers import etcd_cluster
 from tests.namespaces import Namespace, ip, new_namespace, run
 
@@ -62,49 +59,6 @@ LOCAL, REMOTE, ANNOTATIONS = 50, 950, 100
 STARTING_REMOTE = 1000
 UPLINK = Address("192.168.0.254")
 OWN = Address("192.168.0.1")
-PORT = 9000
-STEP_S = 0.0001
-SILENCE_S = 0.03
-"""So long without a datagram, and no more pass."""
-PATIENCE_S = 5.0
-STAMP = struct.Struct("=q")
-
-SENDER = f"""
-import socket, struct, sys, time
-sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.bind((sys.argv[1], {PORT}))
-target = (sys.argv[2], {PORT})
-while True:
-    try:
-        sock.sendto(struct.pack("=q", time.monotonic_ns()), target)
-    except OSError:
-        pass
-    time.sleep({STEP_S})
-"""
-
-
-class Figure(NamedTuple):
-    """One line of the report: milliseconds, or what ``unit`` says."""
-
-    name: str
-    median: float
-    p99: float
-    floor: str = ""
-    floor_median: float = 0.0
-    floor_p99: float = 0.0
-    unit: str = "ms"
-
-    def __str__(self) -> str:
-        line = f"{self.name:54} median {self.median:9.3f} p99 {self.p99:9.3f} {self.unit:4}"
-        if self.floor:
-            ratio = self.median / self.floor_median if self.floor_median else 0
-            line += f" {self.floor:34} {self.floor_median:8.3f} {self.floor_p99:8.3f} {ratio:7.2f}"
-        return line
-
-
-def summary(times_ms: list[float]) -> tuple[float, float]:
-    """The median and the 99th percentile."""
-    return statistics.median(times_ms), sorted(times_ms)[int(len(times_ms) * 0.99)]
 
 
 class Bed:
@@ -119,9 +73,7 @@ class Bed:
         with self.node:
             self._wire()
         with self.server:
-            self.receiver = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            self.receiver.bind((local_address(0), PORT))
-        self.receiver.setblocking(False)
+            self.flow = stack.enter_context(closing(StampedFlow(local_address(0))))
 
     def _wire(self) -> None:
         ip(f"link add eth0 type veth peer name eth0 netns {self.outside.path}")
@@ -151,46 +103,6 @@ class Bed:
                 ip("route add 169.254.1.1 dev eth0")
                 ip("route add default via 169.254.1.1")
         ip(f"route add {address}/32 dev {link}")
-
-    @contextmanager
-    def sending(self, source: Namespace, address: Address) -> Iterator[None]:
-        """A prober from there to the pod that listens."""
-        with source:
-            process = subprocess.Popen((sys.executable, "-c", SENDER, address, local_address(0)))
-        try:
-            yield
-        finally:
-            process.kill()
-            process.wait()
-
-    def first_passed(self, since_ns: int) -> float:
-        """Milliseconds from then until the first datagram was sent that passed."""
-        end_ns = since_ns + int(PATIENCE_S * 1e9)
-        while time.monotonic_ns() < end_ns:
-            select.select([self.receiver], [], [], 0.1)
-            for sent_ns in self._received():
-                if sent_ns >= since_ns:
-                    return (sent_ns - since_ns) / 1e6
-        raise SystemExit("nothing passes that should")
-
-    def last_passed(self, since_ns: int) -> float:
-        """Milliseconds from then until the last datagram was sent that passed."""
-        last_ns, heard_s = since_ns, time.monotonic()
-        while time.monotonic() - heard_s < SILENCE_S:
-            if select.select([self.receiver], [], [], SILENCE_S / 4)[0]:
-                last_ns = max(last_ns, *self._received(), since_ns)
-                heard_s = time.monotonic()
-            if (last_ns - since_ns) / 1e9 > PATIENCE_S:
-                raise SystemExit("something passes that should not")
-        return (last_ns - since_ns) / 1e6
-
-    def _received(self) -> list[int]:
-        stamps: list[int] = []
-        while True:
-            try:
-                stamps.append(STAMP.unpack(self.receiver.recv(64))[0])
-            except BlockingIOError:
-                return stamps
 
 
 def local_address(number: int) -> Address:
@@ -380,15 +292,15 @@ def ipset_floor(bed: Bed, changes: int) -> list[float]:
         match = ("-m", "set", "!", "--match-set", ipset.name, "src")
         rule = ("FORWARD", "-i", "eth0", *match, "-j", "DROP")
         run("iptables-nft", "-A", *rule)
-    with bed.sending(bed.outside, remote_address(0)):
+    with bed.flow.sending(bed.outside, remote_address(0)):
         time.sleep(0.3)
         for _ in range(changes // 2):
             start_ns = time.monotonic_ns()
             sets.edit([Edit(ipset, MemberCommand.ADD, member)])
-            times.append(bed.first_passed(start_ns))
+            times.append(bed.flow.first_passed(start_ns))
             start_ns = time.monotonic_ns()
             sets.edit([Edit(ipset, MemberCommand.DELETE, member)])
-            times.append(bed.last_passed(start_ns))
+            times.append(bed.flow.last_passed(start_ns))
     with bed.node:
         run("iptables-nft", "-D", *rule)
         time.sleep(0.1)
@@ -403,9 +315,9 @@ def alternate(
     """From a write returned to the verdict, there and back."""
     times: list[float] = []
     for number in range(changes // 2):
-        times.append(bed.first_passed(write(store, opens)))
+        times.append(bed.flow.first_passed(write(store, opens)))
         time.sleep(0.002 * (number % 11))
-        times.append(bed.last_passed(write(store, closes)))
+        times.append(bed.flow.last_passed(write(store, closes)))
         time.sleep(0.002 * (number % 7))
     return times
 
@@ -416,11 +328,11 @@ def bench(bed: Bed, store: Store, felix: Felix, where: str, changes: int) -> Ite
     floor = summary(ipset_floor(bed, changes))
     watch = summary(watch_floor(store, changes))
     write(store, pod(1, "annotation1", "plain"))
-    with bed.sending(bed.outside, remote_address(0)):
+    with bed.flow.sending(bed.outside, remote_address(0)):
         time.sleep(0.3)
-        bed.first_passed(time.monotonic_ns())
+        bed.flow.first_passed(time.monotonic_ns())
         started_ns = felix.start()
-        yield Figure(f"{where}: start to verdicts", bed.last_passed(started_ns), 0)
+        yield Figure(f"{where}: start to verdicts", bed.flow.last_passed(started_ns), 0)
         felix.wait_in_sync(store)
         felix.stop()
         before = felix.commands()
@@ -458,7 +370,7 @@ def bench_joining(
     here = pod(1, "annotation2", "labelled", is_local=True)
     away = pod(1, "annotation2", "labelled", is_local=True, address=Address("10.1.0.200"))
     write(store, away)
-    with bed.sending(bed.joiner, local_address(1)):
+    with bed.flow.sending(bed.joiner, local_address(1)):
         time.sleep(0.5)
         before = felix.commands()
         times = alternate(bed, store, here, away, changes)

@@ -113,7 +113,9 @@ class LiveCluster(NamedTuple):
         Raises: AssertionError or KernelError when that is not so in time.
         """
         pods = {pod: site.pod.node for pod, site in self.network.pods.items()}
-        wait_for(lambda: self.stored.pods() == pods, lambda: self.leader().log[-2000:])
+        wait_for(
+            lambda: pods.items() <= self.stored.pods().items(), lambda: self.leader().log[-2000:]
+        )
         # Not the revision of the read: what the agents tell of themselves is counted there too.
         revision = max(entry.mod_revision for entry in self.store.store.read(keys.V1).entries)
         self.agents.wait_for(self.store.store, Goal(revision, Counter(pods.values())), timeout_s)
@@ -131,6 +133,7 @@ def live_cluster(
     listen: Iterable[ListenPort],
     options: LabOptions | None = None,
     outside: Sequence[LabNode] = (),
+    etcd_members: int = 3,
 ) -> Iterator[LiveCluster]:
     """A cluster without pods in which everything runs, until the context ends; nothing is left.
 
@@ -146,7 +149,7 @@ def live_cluster(
         host = Host(network.control_address, network.control)
         authority = Authority(folder)
         etcd = stack.enter_context(
-            etcd_cluster(folder / "etcd", members=3, authority=authority, host=host)
+            etcd_cluster(folder / "etcd", members=etcd_members, authority=authority, host=host)
         )
         kube = stack.enter_context(api_server(folder / "kube", host=host))
         port = stack.enter_context(

@@ -1,0 +1,119 @@
+"""A stream of datagrams that each say when they were sent: when a verdict changed, to 0.1 ms.
+
+In: a socket that hears them, and who sends.  Out: milliseconds from a moment to the first that was
+sent after it and passed, or to the last that passed.
+"""
+
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple
+
+PORT = 9000
+STEP_S = 0.0002
+SILENCE_S = 0.03
+"""So long without a datagram, and no more pass."""
+PATIENCE_S = 5.0
+
+DRAIN_S = 0.003
+"""How often what has come is looked at: the stamps say when it was sent, so that more often would
+only take the processor from what is measured."""
+
+_STAMP = struct.Struct("=q")
+_SENDER = f"""
+import socket, struct, sys, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind((sys.argv[1], {PORT}))
+target = (sys.argv[2], {PORT})
+while True:
+    try:
+        sock.sendto(struct.pack("=q", time.monotonic_ns()), target)
+    except OSError:
+        pass
+    time.sleep({STEP_S})
+"""
+
+
+class Figure(NamedTuple):
+    """One line of the report: milliseconds, or what ``unit`` says."""
+
+    name: str
+    median: float
+    p99: float
+    floor: str = ""
+    floor_median: float = 0.0
+    floor_p99: float = 0.0
+    unit: str = "ms"
+
+    def __str__(self) -> str:
+        line = f"{self.name:54} median {self.median:9.3f} p99 {self.p99:9.3f} {self.unit:4}"
+        if self.floor:
+            ratio = self.median / self.floor_median if self.floor_median else 0
+            line += f" {self.floor:34} {self.floor_median:8.3f} {self.floor_p99:8.3f} {ratio:7.2f}"
+        return line
+
+
+def summary(times_ms: list[float]) -> tuple[float, float]:
+    """The median and the 99th percentile."""
+    return statistics.median(times_ms), sorted(times_ms)[int(len(times_ms) * 0.99)]
+
+
+class StampedFlow:
+    """The end that hears: at ``address`` in the namespace that this is made in."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._receiver.bind((address, PORT))
+        self._receiver.setblocking(False)
+
+    def close(self) -> None:
+        """Hears no more."""
+        self._receiver.close()
+
+    @contextmanager
+    def sending(self, source: AbstractContextManager[object], address: str) -> Iterator[None]:
+        """Somebody sends, who is inside ``source`` and has the address, until the block ends."""
+        with source:
+            command = (sys.executable, "-c", _SENDER, address, self._address)
+            process = subprocess.Popen(command)
+        try:
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
+    def first_passed(self, since_ns: int) -> float:
+        """Milliseconds from then until the first datagram was sent that passed."""
+        end_ns = since_ns + int(PATIENCE_S * 1e9)
+        while time.monotonic_ns() < end_ns:
+            time.sleep(DRAIN_S)
+            for sent_ns in self._received():
+                if sent_ns >= since_ns:
+                    return (sent_ns - since_ns) / 1e6
+        raise SystemExit("nothing passes that should")
+
+    def last_passed(self, since_ns: int) -> float:
+        """Milliseconds from then until the last datagram was sent that passed."""
+        last_ns, heard_s = since_ns, time.monotonic()
+        while time.monotonic() - heard_s < SILENCE_S:
+            time.sleep(DRAIN_S)
+            if stamps := self._received():
+                last_ns = max(last_ns, *stamps)
+                heard_s = time.monotonic()
+            if (last_ns - since_ns) / 1e9 > PATIENCE_S:
+                raise SystemExit("something passes that should not")
+        return (last_ns - since_ns) / 1e6
+
+    def _received(self) -> list[int]:
+        stamps: list[int] = []
+        while True:
+            try:
+                stamps.append(_STAMP.unpack(self._receiver.recv(64))[0])
+            except BlockingIOError:
+                return stamps
