@@ -35,7 +35,7 @@ from calico_k8s.errors import KubeError, KubeUnavailable
 
 CHECK_S = 300.0
 """How often the authority is looked at: one that was replaced makes every certificate useless."""
-POLL_S = (0.2, 10.0)
+POLL_S = (0.2, 5.0)
 RETRY_S = (0.5, 10.0)
 REFUSED_S = 300.0
 """Who was refused asks again after so long: each time is a new object in the API server."""
