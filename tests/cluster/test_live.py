@@ -4,7 +4,7 @@ Nothing of ours is simulated: a real API server, etcd of three members, two cont
 one writes, a Felix on each node, and connections between pods all the while.  Nothing may pass or
 fail that neither the state before a change nor the state after it says.
 
-Bounds are for a machine of two cores with other work on it; on an idle one a change takes some
+Bounds are for a machine of two cores where ten other processes want them; alone a change takes some
 milliseconds (`docs/performance.md`).
 """
 
@@ -37,15 +37,15 @@ from tests.cluster.watch import ALLOW, DENY, Flow, Watch, flows
 
 pytestmark = [pytest.mark.cluster, pytest.mark.kernel, pytest.mark.timeout(180)]
 
-CHANGE_S = 2.0
+CHANGE_S = 4.0
 """From kubectl's end to packets, while everything runs."""
-API_SERVER_S = 7.0
+API_SERVER_S = 10.0
 """From when the API server answers again: watches are asked for again after 5 s at most."""
-MEMBER_S = 7.0
+MEMBER_S = 10.0
 """With one member of etcd gone: another is elected, asked, and everything compared."""
-FELIX_S = 5.0
-"""From a Felix's start."""
-LEADER_S = 10.0
+FELIX_S = 15.0
+"""From a Felix's start, which takes 0.6 s alone: most of it is Python's own."""
+LEADER_S = 15.0
 """From the leader's end: its Lease of 5 s, a look at it every 0.7 s, and a first sync."""
 ALL_S = LEADER_S + FELIX_S
 """From when the API server answers again: the Lease that a dead leader held, and all the rest."""
