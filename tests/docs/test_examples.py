@@ -5,6 +5,7 @@ the expectations that ``lab test`` takes.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ from calico_k8s.lab.expectations import Expectation, asked_services, check, pars
 from calico_k8s.lab.run import Lab, LabOptions, lab_up
 from calico_k8s.lint.rules import lint_manifests
 from calico_k8s.policy.snapshot import Snapshot
-from calico_k8s.query.matrix import Matrix, compute_matrix
+from calico_k8s.query.matrix import Cell, Matrix, compute_matrix
 from calico_k8s.sources.expand import ClusterObjects, expand
 from calico_k8s.sources.manifests import read_manifests
 from calico_k8s.translate.cluster import translate_all
+from tests.lab.patient import lasting
 
 FOLDER = Path(__file__).parents[2] / "docs" / "examples" / "policies"
 APP = FOLDER / "app.yaml"
@@ -35,9 +37,9 @@ def expectations(name: str) -> tuple[Expectation, ...]:
 SERVICES = tuple(sorted({s for name in NAMES for s in asked_services(expectations(name))}))
 
 
-def surprises(name: str, matrix: Matrix) -> list[str]:
+def surprises(name: str, matrix: Matrix) -> list[Cell]:
     outcomes = check(expectations(name), matrix, f"{name}.expect")
-    return [str(outcome.expectation) for outcome in outcomes if outcome.surprises]
+    return [cell for outcome in outcomes for cell in outcome.surprises]
 
 
 def test_every_example_has_its_promise() -> None:
@@ -68,4 +70,4 @@ def lab() -> Iterator[Lab]:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_does_with_packets_what_it_promises(lab: Lab, name: str) -> None:
     lab.apply(cluster(name))
-    assert surprises(name, lab.matrix(SERVICES)) == []
+    assert lasting(lab, SERVICES, partial(surprises, name)) == []

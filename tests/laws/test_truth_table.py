@@ -5,14 +5,16 @@ Kubernetes' own words say, and both are held to it.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from calico_k8s.lab.run import Lab, LabOptions, lab_up
 from calico_k8s.model.resources import PROTOCOL_NUMBERS
-from calico_k8s.query.matrix import Matrix, cell_key, compute_matrix
+from calico_k8s.query.matrix import Cell, Matrix, cell_key, compute_matrix
 from calico_k8s.query.reach import Service
+from tests.lab.patient import lasting
 from tests.nine_pods import PORTS, PROTOCOLS, World
 from tests.truth_table import CASES, Case, expected, lines, text
 
@@ -23,11 +25,11 @@ SERVICES = tuple(
 IDS = [case.words for case in CASES]
 
 
-def wrong(case: Case, found: Matrix) -> list[str]:
+def wrong(case: Case, found: Matrix) -> list[Cell]:
     """The cells that are not as the table says; empty where all are."""
     wanted = {cell_key(cell): cell.verdict for cell in expected(case)}
     assert len(found.probes) == len(wanted) == 9 * 9 * len(SERVICES) * len(case.families)
-    return [f"{c}" for c in found.probes if wanted[cell_key(c)] != c.verdict]
+    return [cell for cell in found.probes if wanted[cell_key(cell)] != cell.verdict]
 
 
 def test_the_table_is_printed_as_it_is(*, update_golden: bool) -> None:
@@ -55,4 +57,4 @@ def lab() -> Iterator[Lab]:
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_packets_go_as_the_table_says(lab: Lab, case: Case) -> None:
     lab.apply(World(text(case)).cluster)
-    assert wrong(case, lab.matrix(SERVICES)) == []
+    assert lasting(lab, SERVICES, partial(wrong, case)) == []

@@ -120,6 +120,10 @@ def _split_rule(words: list[str]) -> RuleWords | None:
         if word == "!":
             inverted = "!"
             continue
+        if word == "-p" and inverted:
+            # For IPv6 python-iptables then leaves out IP6T_F_PROTO, without which the kernel asks
+            # for no protocol at all; iptables-save prints the rule as if it did (found by packets).
+            return None
         if word in _FIELDS:
             fields[_FIELDS[word]] = inverted + next(left, "")
         elif word == "-m":
