@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -36,6 +37,7 @@ _NAME_OFFSET = 2
 _NFCACHE_LENGTH = 4  # an entry's unused word before target_offset
 _VERDICT = struct.Struct("=i")
 """Of a standard target: negative for a verdict, else where the chain's first rule is."""
+_COUNTERS = 16  # struct xt_counters, last in an entry's head
 READ_ATTEMPTS = 10
 
 
@@ -55,6 +57,25 @@ _FAMILIES: Final[dict[Version, _Family]] = {
 }
 
 
+class _Look(NamedTuple):
+    """A table as it was read last, so that the same need not be taken apart again."""
+
+    heads: dict[int, str]
+    block: bytes
+    """Without counters."""
+    counters: tuple[int, ...]
+    """Where they stood."""
+    held: Held
+
+    def is_of(self, heads: dict[int, str], block: bytearray) -> bool:
+        """Whether the table is the same still, counters aside.
+
+        Where every other byte is the same, each entry is as long as it was: so were the counters.
+        """
+        is_like = heads == self.heads and len(block) == len(self.block)
+        return is_like and _without(self.counters, block) == self.block
+
+
 class LegacyReader:
     """Reads one table of the namespace it is made in.
 
@@ -71,6 +92,7 @@ class LegacyReader:
         except OSError as error:
             raise IptablesError(f"legacy iptables: {error.strerror}: root is needed") from error
         self._getsockopt = ctypes.CDLL(None, use_errno=True).getsockopt
+        self._last: _Look | None = None
 
     def close(self) -> None:
         """Release the socket."""
@@ -80,7 +102,7 @@ class LegacyReader:
         """None: the legacy kernel counts no generations, so every look is a reading."""
 
     def read(self) -> Held:
-        """What the table holds now.  Cost: 1 us a rule."""
+        """What the table holds now.  Cost: 0.2 us a rule where nothing has changed, else 2 us."""
         if not self._is_loaded():
             return {}
         for _ in range(READ_ATTEMPTS):
@@ -95,7 +117,11 @@ class LegacyReader:
             except BlockingIOError:  # changed between the two questions
                 continue
             heads = {start: str(HOOKS[n]) for n, start in enumerate(starts) if hooks >> n & 1}
-            return _split_chains(block, heads, count, self._family)
+            if self._last is None or not self._last.is_of(heads, block):
+                counters = tuple(_counters(block, count, self._family))
+                held = _split_chains(block, heads, count, self._family)
+                self._last = _Look(heads, _without(counters, block), counters, held)
+            return self._last.held
         raise IptablesError(f"legacy table {self._table} changes all the time")
 
     def _is_loaded(self) -> bool:
@@ -114,6 +140,21 @@ class LegacyReader:
             if code == errno.EAGAIN:
                 raise BlockingIOError(code, os.strerror(code))
             raise IptablesError(f"legacy table {self._table}: {os.strerror(code)}")
+
+
+def _counters(block: bytearray, count: int, family: _Family) -> Iterator[int]:
+    """Where the counters of each of ``count`` entries begin."""
+    position = _ENTRIES_HEADER
+    for _ in range(count):
+        yield position + family.size - _COUNTERS
+        position += _OFFSETS.unpack_from(block, position + family.offsets)[1]
+
+
+def _without(counters: tuple[int, ...], block: bytearray) -> bytes:
+    cleared, zeros = bytearray(block), bytes(_COUNTERS)
+    for start in counters:
+        cleared[start : start + _COUNTERS] = zeros
+    return bytes(cleared)
 
 
 def _split_chains(
