@@ -16,6 +16,7 @@ can still be done, everything is read again, and what differs is written.  The s
 then without an error, and puts right what somebody else has changed.
 """
 
+import gc
 import random
 import threading
 import time
@@ -234,6 +235,8 @@ class Loop:
         self._parts.metrics.sync_s.observe(duration_s)
         self._is_in_sync, self._store_error = True, None
         self._parts.metrics.is_in_sync.set(1)
+        if not was_in_sync:
+            gc.freeze()  # the cluster, loaded: a full collection would look at all of it, in the loop
         self._pause.reset()
         wait_s = DOUBT_S if self._is_doubtful else random.uniform(0.9, 1.1) * RESYNC_S
         self._sync_at_s, self._is_doubtful = self._clock() + wait_s, False

@@ -11,6 +11,7 @@ earlier run left stands until then.  A write that fails is tried again, with gro
 what the kernel then holds, and with what the datastore says by then.
 """
 
+import gc
 import os
 import selectors
 import time
@@ -317,6 +318,8 @@ class Agent:
             self._kernel.sweep_other_backend()
         except KernelError as error:
             log.info("the other iptables could not be looked at", error=str(error))
+        # What is there by now stays: a full collection looked at all of it, for 50 ms of the loop.
+        gc.freeze()
 
     def _maintain(self, task: Task, now_s: float) -> None:
         """Keep the kernel as it should be, though nothing is new."""

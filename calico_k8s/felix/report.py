@@ -172,7 +172,7 @@ def endpoint_status(graph: Graph, found: Interfaces, endpoint: LocalEndpoint) ->
     state: EndpointState = "enforced"
     if not endpoint.addresses:
         state = "no-address"
-    elif found.missing.issuperset(endpoint.addresses):
+    elif not found.missing.isdisjoint(endpoint.addresses):
         state = "no-interface"
     elif not found.unsettled.keys().isdisjoint(endpoint.addresses):
         state = "no-port"

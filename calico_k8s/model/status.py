@@ -36,7 +36,7 @@ class EndpointStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     state: str
     """One of :data:`ENDPOINT_STATES`."""
     reason: str = ""
-    """Also of one that is enforced: at some of its addresses, or without some of its profiles."""
+    """Also of one that is enforced, without some of its profiles."""
 
 
 class StoredStatus(msgspec.Struct, frozen=True, omit_defaults=True):
