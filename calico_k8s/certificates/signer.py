@@ -121,6 +121,9 @@ class Nodes:
     def on_list(self, kind: str, objects: int, duration_s: float) -> None:
         """No news: see ``on_listed``."""
 
+    def on_absent(self, kind: str) -> None:
+        """Never: every cluster has nodes."""
+
     def on_event(self, kind: str) -> None:
         """No news: see ``on_changes``."""
 

@@ -20,13 +20,22 @@ import msgspec
 from calico_k8s.controller.kube import KubeApi
 from calico_k8s.errors import KubeConflict, KubeError, KubeUnavailable
 from calico_k8s.translate.findings import Finding, ObjectRef
+from calico_k8s.translate.objects import DEFAULT_NAMESPACE, KINDS
 
 COMPONENT = "calico-k8s-controller"
+_CALICO = "projectcalico.org/v3"
 API_VERSIONS: Mapping[str, str] = {
     "Pod": "v1",
     "Namespace": "v1",
     "Service": "v1",
     "NetworkPolicy": "networking.k8s.io/v1",
+    "ClusterNetworkPolicy": "policy.networking.k8s.io/v1alpha2",
+    "Tier": _CALICO,
+    "GlobalNetworkPolicy": _CALICO,
+    "CalicoNetworkPolicy": _CALICO,
+    "GlobalNetworkSet": _CALICO,
+    "NetworkSet": _CALICO,
+    "Profile": _CALICO,
 }
 """Whose findings are told, since users write these, and the version of each kind's API."""
 REPEAT_S = 1800.0
@@ -117,8 +126,7 @@ class Announcer:
             self._news.wait_for(lambda: self._is_over, duration_s)
 
     def _say(self, told: _Told, finding: Finding) -> None:
-        namespace = told.ref.namespace or told.ref.name
-        collection = f"/api/v1/namespaces/{namespace}/events"
+        collection = f"/api/v1/namespaces/{event_namespace(told.ref)}/events"
         document = event_document(told.ref, told.uid, finding, self._identity)
         try:
             result = "created"
@@ -168,9 +176,18 @@ def event_name(ref: ObjectRef, uid: str, finding: Finding) -> str:
     return f"{ref.name[:_NAME_MAX].rstrip('.-')}.{digest[:16]}"
 
 
+def event_namespace(ref: ObjectRef) -> str:
+    """Where the Events about an object are: a Namespace's own in it, where its users look.
+
+    Source: Kubernetes pkg/apis/core/validation/events.go, for objects that are in no namespace.
+    """
+    return ref.namespace or (ref.name if ref.kind == "Namespace" else DEFAULT_NAMESPACE)
+
+
 def event_document(ref: ObjectRef, uid: str, finding: Finding, identity: str) -> dict[str, object]:
-    """The ``v1/Event`` of a finding; a Namespace's own is in that namespace, where its users look."""
-    namespace = ref.namespace or ref.name
+    """The ``v1/Event`` of a finding."""
+    namespace = event_namespace(ref)
+    is_in_it = ref.namespace or ref.kind == "Namespace"
     now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "apiVersion": "v1",
@@ -178,9 +195,9 @@ def event_document(ref: ObjectRef, uid: str, finding: Finding, identity: str) ->
         "metadata": {"name": event_name(ref, uid, finding), "namespace": namespace},
         "involvedObject": {
             "apiVersion": API_VERSIONS[ref.kind],
-            "kind": ref.kind,
+            "kind": KINDS[ref.kind].written or ref.kind,
             "name": ref.name,
-            "namespace": namespace,
+            **({"namespace": namespace} if is_in_it else {}),
             **({"uid": uid} if uid else {}),
         },
         "type": "Warning",

@@ -41,7 +41,7 @@ ANSWER_TIMEOUT_S = 30.0
 DEAD_AFTER_S = 30
 """A server whose machine has gone without a word is given up after this long."""
 _KEEPALIVE_S = 10
-_CONNECTIONS_MAX = 16  # six watches, and whatever else is asked meanwhile
+_CONNECTIONS_MAX = 32  # a watch of each kind, and whatever else is asked meanwhile
 
 _SOCKET_OPTIONS = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),

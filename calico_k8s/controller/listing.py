@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from calico_k8s.controller.kube import KubeApi
-from calico_k8s.controller.wire import PATHS, KindDecoder, Page
-from calico_k8s.errors import KubeExpired
+from calico_k8s.controller.wire import DEFINED, PATHS, KindDecoder, Page
+from calico_k8s.errors import KubeExpired, KubeForbidden, KubeNotFound
 from calico_k8s.sources.expand import ClusterObjects
 from calico_k8s.translate.findings import Finding
 from calico_k8s.translate.objects import (
@@ -58,14 +58,14 @@ def list_pages(api: KubeApi, decoder: KindDecoder) -> Iterator[Page]:
 
 
 def list_objects(api: KubeApi) -> Listing:
-    """Everything, kind after kind.
+    """Everything, kind after kind; of a kind that the cluster has not got there is nothing.
 
     Raises: KubeError.
     """
     objects: list[KubeObject] = []
     findings: list[Finding] = []
     for kind in PATHS:
-        for page in _all_pages(api, KindDecoder(kind)):
+        for page in _pages_if_served(api, KindDecoder(kind)):
             for decoded in page.objects:
                 findings += decoded.findings
                 if decoded.object is not None:
@@ -101,6 +101,37 @@ def list_cluster(api: KubeApi) -> LiveCluster:
         policies=tuple(value for value in listing.objects if isinstance(value, PolicyObject)),
     )
     return LiveCluster(objects, listing.findings)
+
+
+class _Resource(msgspec.Struct):
+    name: str
+
+
+class _Resources(msgspec.Struct):
+    """``v1/APIResourceList``: what a group's version serves; everybody may read it."""
+
+    resources: tuple[_Resource, ...] = ()
+
+
+def _pages_if_served(api: KubeApi, decoder: KindDecoder) -> list[Page]:
+    try:
+        return _all_pages(api, decoder)
+    except (KubeNotFound, KubeForbidden):
+        # Whoever may not list a kind is refused, whether it is there or not.
+        if decoder.kind in DEFINED and not _is_served(api, decoder.kind):
+            return []
+        raise
+
+
+def _is_served(api: KubeApi, kind: str) -> bool:
+    version, _, plural = PATHS[kind].rpartition("/")
+    try:
+        found = msgspec.json.decode(api.get(version), type=_Resources)
+    except KubeNotFound:
+        return False
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return True
+    return any(resource.name == plural for resource in found.resources)
 
 
 def _all_pages(api: KubeApi, decoder: KindDecoder) -> list[Page]:

@@ -28,6 +28,9 @@ class Metrics:
         made = MetricSet(PREFIX)
         self.registry = made.registry
         self._objects = made.gauge("listed_objects", "Objects in the last list", "kind")
+        self._absent = made.gauge(
+            "kind_absent", "1 while the cluster has no definition of the kind", "kind"
+        )
         self._list_s = made.histogram("list_duration_seconds", "Whole lists", "kind")
         events = made.counter("watch_events_total", "Events of watches", "kind")
         self._events = {kind: events.labels(kind) for kind in PATHS}
@@ -76,7 +79,15 @@ class Metrics:
         self._logged_by_kind.pop(kind, None)
         log.info("listed", kind=kind, objects=objects, duration_s=round(duration_s, 3))
         self._objects.labels(kind).set(objects)
+        self._absent.labels(kind).set(0)
         self._list_s.labels(kind).observe(duration_s)
+
+    def on_absent(self, kind: str) -> None:
+        """The cluster has not got the kind."""
+        self._logged_by_kind.pop(kind, None)
+        log.info("not installed", kind=kind)
+        self._objects.labels(kind).set(0)
+        self._absent.labels(kind).set(1)
 
     def on_event(self, kind: str) -> None:
         """A watch said something."""

@@ -10,7 +10,8 @@ everything there is has been handed on.  Nothing is decided here, and nothing is
       ▲ ▲                           │   ▲ ◄──┘
       │ └───────────────────────────┘   │ after a pause, from the last revision seen
       │  410: the revision is gone   ▼  │
-      └──────────────────────────── WAITING: the server cannot be reached, or refuses
+      ├──────────────────────────── WAITING: the server cannot be reached, or refuses
+      └── asked again ───────────── ABSENT: the cluster has not got the kind, which is as an empty list
 
 A list after the first is compared with what was handed on: what is missing from it is gone, so no
 event that was missed is missed for good.  Pauses grow while nothing lasts, also where the server
@@ -26,8 +27,8 @@ from typing import Protocol
 
 from calico_k8s.controller.kube import KubeApi, Stream
 from calico_k8s.controller.listing import list_pages
-from calico_k8s.controller.wire import PATHS, Change, KindDecoder
-from calico_k8s.errors import KubeError, KubeExpired, KubeUnavailable
+from calico_k8s.controller.wire import DEFINED, PATHS, Change, KindDecoder
+from calico_k8s.errors import KubeError, KubeExpired, KubeNotFound, KubeUnavailable
 from calico_k8s.translate.findings import ObjectRef
 from calico_k8s.translate.objects import Decoded
 
@@ -41,6 +42,11 @@ LONGEST_PAUSE_S = 5.0
 CLOSE_S = 0.5
 LASTING_S = 10.0
 """A watch that lived so long has worked: the pause before the next try is short again."""
+ABSENT_S = (5.0, 10.0)
+"""How soon a kind that the cluster has not got is asked for again, a random time between."""
+BELIEVED_S = 2.0
+"""So long a kind that has objects must be denied before they count as gone: of several API servers
+one may learn of a definition later than the others."""
 
 
 class ReflectorState(enum.Enum):
@@ -51,6 +57,8 @@ class ReflectorState(enum.Enum):
     """Changes are handed on as they happen."""
     WAITING = enum.auto()
     """The server did not do what was asked; it is asked again after a pause."""
+    ABSENT = enum.auto()
+    """The cluster has not got the kind; whether it has is asked now and then."""
 
 
 class Sink(Protocol):
@@ -68,6 +76,9 @@ class Observer(Protocol):
 
     def on_list(self, kind: str, objects: int, duration_s: float) -> None:
         """A list has been handed on."""
+
+    def on_absent(self, kind: str) -> None:
+        """The cluster has not got the kind, since a moment ago."""
 
     def on_event(self, kind: str) -> None:
         """A watch said something."""
@@ -106,6 +117,8 @@ class Reflector:
         self._known: set[ObjectRef] = set()
         self._revision = ""  # empty: a list is needed
         self._pause = Pause()
+        self._denied_at_s: float | None = None
+        """Since when the server has said nothing but that there is no such kind."""
         self._stopping = threading.Event()
         self._is_list_wanted = threading.Event()
         self._lock = threading.Lock()
@@ -151,8 +164,31 @@ class Reflector:
             except KubeExpired as error:
                 self._revision = ""
                 self._fail(error)
+            except KubeNotFound as error:
+                self._revision = ""
+                self._miss(error)
             except KubeError as error:
                 self._fail(error)
+
+    def _miss(self, error: KubeNotFound) -> None:
+        """The server says that there is no such kind: as an empty list, if that can be."""
+        now_s = time.monotonic()
+        self._denied_at_s = now_s if self._denied_at_s is None else self._denied_at_s
+        is_doubtful = bool(self._known) and now_s < self._denied_at_s + BELIEVED_S
+        if self._kind not in DEFINED or is_doubtful:
+            self._fail(error)
+            return
+        if self.state is not ReflectorState.ABSENT:
+            self._hand_on_absence()
+        self._is_list_wanted.clear()
+        self._stopping.wait(random.uniform(*ABSENT_S))
+
+    def _hand_on_absence(self) -> None:
+        self._sink.on_changes(sorted(self._known))
+        self._known = set()
+        self._sink.on_listed(self._kind)
+        self._observer.on_absent(self._kind)
+        self.state = ReflectorState.ABSENT
 
     def _fail(self, error: KubeError) -> None:
         if self._stopping.is_set():
@@ -162,7 +198,8 @@ class Reflector:
         self._stopping.wait(self._pause.next_s())
 
     def _list(self) -> None:
-        self.state = ReflectorState.LISTING
+        if self.state is not ReflectorState.ABSENT:
+            self.state = ReflectorState.LISTING
         self._is_list_wanted.clear()
         self._revision = ""
         started_s = time.monotonic()
@@ -171,8 +208,10 @@ class Reflector:
             if self._stopping.is_set():
                 return
             found.update(decoded.ref for decoded in page.objects)
+            self._known |= found  # also where the rest never comes: the next list may lack them
             self._sink.on_changes(page.objects)
             self._revision = page.revision if not page.rest else ""
+        self._denied_at_s = None
         self._sink.on_changes(sorted(self._known - found))
         self._known = found
         self._sink.on_listed(self._kind)

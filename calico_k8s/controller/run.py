@@ -132,7 +132,7 @@ class Loop:
         away = [
             kind
             for kind, reflector in zip(PATHS, self._reflectors, strict=True)
-            if reflector.state is not ReflectorState.WATCHING
+            if reflector.state not in (ReflectorState.WATCHING, ReflectorState.ABSENT)
         ]
         if away:
             return f"not watched: {', '.join(away)}"

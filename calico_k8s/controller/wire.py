@@ -29,9 +29,23 @@ PATHS: Mapping[str, str] = {
     "Service": "/api/v1/services",
     "EndpointSlice": "/apis/discovery.k8s.io/v1/endpointslices",
     "NetworkPolicy": "/apis/networking.k8s.io/v1/networkpolicies",
+    "ClusterNetworkPolicy": "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies",
+    "Tier": "/apis/projectcalico.org/v3/tiers",
+    "GlobalNetworkPolicy": "/apis/projectcalico.org/v3/globalnetworkpolicies",
+    "CalicoNetworkPolicy": "/apis/projectcalico.org/v3/networkpolicies",
+    "GlobalNetworkSet": "/apis/projectcalico.org/v3/globalnetworksets",
+    "NetworkSet": "/apis/projectcalico.org/v3/networksets",
+    "Profile": "/apis/projectcalico.org/v3/profiles",
     "Pod": "/api/v1/pods",
 }
 """Where all objects of each kind are listed and watched."""
+
+DEFINED = frozenset(
+    kind
+    for kind, info in KINDS.items()
+    if info.group in ("projectcalico.org", "policy.networking.k8s.io")
+)
+"""The kinds that a cluster has only where somebody has installed their definitions."""
 
 Change = Decoded | ObjectRef
 """An object as it is now, or the name of one that is gone."""

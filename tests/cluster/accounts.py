@@ -18,6 +18,7 @@ from calico_k8s.controller.kube import Document, KubeApi, Query, connect
 from calico_k8s.errors import KubeError, KubeForbidden, KubeNotFound
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.names import NodeName
+from tests.cluster.definitions import define_calicos, define_cluster_network_policies
 from tests.cluster.installation import NAMESPACE, overlay
 from tests.cluster.kubelet import Kubelet, Machine, Workload
 from tests.cluster.objects import Document as Object
@@ -107,6 +108,8 @@ def site_up(folder: Path) -> Iterator[Site]:
 
 def _applied(kube: ApiServer, objects: KubeObjects, folder: Path) -> Site:
     kube.kubectl("apply", "-k", str(overlay(folder / "manifests", {})))
+    define_calicos(kube)
+    define_cluster_network_policies(kube)
     objects.node(NODE, [ADDRESS], [])
     kubelet = Kubelet(objects.api, kube.authority, folder / "pods")
     machine = Machine(NODE, HERE, folder / "node")

@@ -62,14 +62,15 @@ class Right(NamedTuple):
     verb: str
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.role}: {self.verb} {self.resource} {self.name}".strip()
+        resource = f"{self.resource}.{self.group}" if "." in self.group else self.resource
+        return f"{self.kind} {self.role}: {self.verb} {resource} {self.name}".strip()
 
     @property
     def refusal(self) -> str:
         """What the API server says to who has not got it."""
         if self.resource == "signers":
             return f"not permitted to {self.verb} requests with signerName"
-        return f'cannot {self.verb} resource "{self.resource}"'
+        return f'cannot {self.verb} resource "{self.resource}" in API group "{self.group}"'
 
 
 class Membership(NamedTuple):

@@ -1,10 +1,12 @@
 """Findings as Kubernetes Events: what they say, and how many there are."""
 
 import itertools
+from typing import get_args
 
 import pytest
 
 from calico_k8s.controller.events import (
+    API_VERSIONS,
     BURST,
     MESSAGE_BYTES_MAX,
     PER_S,
@@ -12,9 +14,19 @@ from calico_k8s.controller.events import (
     event_document,
     event_name,
 )
+from calico_k8s.controller.wire import PATHS
 from calico_k8s.translate.cluster import translate_all
 from calico_k8s.translate.findings import Code, Finding, ObjectRef, make_finding
-from calico_k8s.translate.objects import Metadata, Namespace, NetworkPolicy, Pod
+from calico_k8s.translate.objects import (
+    KINDS,
+    CalicoNetworkPolicy,
+    CalicoTier,
+    Metadata,
+    Namespace,
+    NetworkPolicy,
+    Pod,
+    PolicyObject,
+)
 
 POD = ObjectRef("Pod", "shop", "web")
 
@@ -64,6 +76,41 @@ def test_a_policys_event_is_about_an_object_of_its_own_api() -> None:
     assert isinstance(involved, dict)
     assert (involved["apiVersion"], involved["kind"]) == ("networking.k8s.io/v1", "NetworkPolicy")
     assert "spec.ingress[0] should be a mapping" in str(document["message"])
+
+
+def test_an_object_that_is_in_no_namespace_has_its_events_in_the_default_one() -> None:
+    (finding,) = translate_all([CalicoTier(Metadata("security"), {"order": "first"})]).findings
+    document = event_document(finding.object, "uid", finding, "me")
+    assert document["metadata"] == {
+        "name": event_name(finding.object, "uid", finding),
+        "namespace": "default",
+    }
+    assert document["involvedObject"] == {
+        "apiVersion": "projectcalico.org/v3",
+        "kind": "Tier",
+        "name": "security",
+        "uid": "uid",
+    }
+
+
+def test_a_calico_policys_event_has_the_kind_as_it_is_written() -> None:
+    policy = CalicoNetworkPolicy(Metadata("deny", "shop"), {"types": ["Sideways"]})
+    (finding,) = translate_all([policy]).findings
+    involved = event_document(finding.object, "uid", finding, "me")["involvedObject"]
+    assert isinstance(involved, dict)
+    assert (involved["apiVersion"], involved["kind"]) == ("projectcalico.org/v3", "NetworkPolicy")
+
+
+def test_findings_of_every_kind_of_policy_are_told() -> None:
+    policies = {kind for kind, info in KINDS.items() if info.type in get_args(PolicyObject)}
+    assert policies <= API_VERSIONS.keys()
+    for kind in API_VERSIONS:
+        assert (
+            PATHS[kind]
+            .removeprefix("/apis/")
+            .removeprefix("/api/")
+            .startswith(f"{API_VERSIONS[kind]}/")
+        )
 
 
 @pytest.mark.parametrize("letter", ["x", "ü", "界"])

@@ -6,10 +6,17 @@ from contextlib import contextmanager
 
 import pytest
 
+from calico_k8s.controller import reflector as reflectors
 from calico_k8s.controller.kube import KubeApi
 from calico_k8s.controller.reflector import Pause, Reflector, ReflectorState
 from calico_k8s.controller.wire import Change, ref_of
-from calico_k8s.errors import KubeError, KubeExpired, KubeForbidden, KubeUnavailable
+from calico_k8s.errors import (
+    KubeError,
+    KubeExpired,
+    KubeForbidden,
+    KubeNotFound,
+    KubeUnavailable,
+)
 from calico_k8s.translate.objects import Decoded
 from tests.fakes.kube_server import (
     Answer,
@@ -30,6 +37,7 @@ class Recorder:
         self.changes: list[str] = []
         self.names: set[str] = set()
         self.lists = 0
+        self.absences: list[str] = []
         self.errors: list[type[KubeError]] = []
 
     def on_changes(self, changes: Sequence[Change]) -> None:
@@ -47,6 +55,9 @@ class Recorder:
 
     def on_list(self, kind: str, objects: int, duration_s: float) -> None: ...
 
+    def on_absent(self, kind: str) -> None:
+        self.absences.append(kind)
+
     def on_event(self, kind: str) -> None: ...
 
     def on_error(self, kind: str, error: KubeError) -> None:  # noqa: ARG002 - the observer's
@@ -54,10 +65,10 @@ class Recorder:
 
 
 @contextmanager
-def reflecting(*steps: Answer) -> Iterator[tuple[Recorder, Reflector, FakeKube]]:
+def reflecting(*steps: Answer, kind: str = "Pod") -> Iterator[tuple[Recorder, Reflector, FakeKube]]:
     recorder = Recorder()
     with fake_kube(*steps) as kube:
-        reflector = Reflector(kube.api, "Pod", recorder, recorder)
+        reflector = Reflector(kube.api, kind, recorder, recorder)
         reflector.start()
         try:
             yield recorder, reflector, kube
@@ -130,6 +141,76 @@ def test_a_list_whose_rest_has_expired_starts_over_and_takes_nothing_away() -> N
         wait_for(lambda: recorder.lists == 2)
         assert recorder.names == {"a", "b"}
         assert "-a" not in recorder.changes
+
+
+def test_what_only_a_half_list_had_is_gone_when_a_whole_one_lacks_it() -> None:
+    with reflecting(
+        listed(pod("a", 1), revision=7, rest="more"),
+        refused(410, "the continue token is too old"),
+        listed(pod("b", 2), revision=9),
+        watched(stays=True),
+    ) as (recorder, _, _):
+        wait_for(lambda: recorder.lists == 1)
+        assert recorder.names == {"b"}
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reflector that asks again at once for what is not there."""
+    monkeypatch.setattr(reflectors, "ABSENT_S", (0.05, 0.1))
+    monkeypatch.setattr(reflectors, "BELIEVED_S", 0.5)
+
+
+def tier(name: str, revision: int) -> dict[str, object]:
+    return {"metadata": {"name": name, "resourceVersion": str(revision)}}
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_kind_that_is_not_there_is_an_empty_list_until_it_comes() -> None:
+    with reflecting(
+        *[refused(404, "not found")] * 3,
+        listed(tier("security", 1), revision=7),
+        watched(stays=True),
+        kind="Tier",
+    ) as (recorder, reflector, _):
+        wait_for(lambda: recorder.lists >= 1)
+        assert recorder.names == set()
+        wait_for(lambda: reflector.state is ReflectorState.WATCHING)
+        assert recorder.names == {"security"}
+        assert (recorder.lists, recorder.absences) == (2, ["Tier"]), "told once, not each time"
+        assert recorder.errors == []
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_kind_that_goes_takes_its_objects_with_it() -> None:
+    with reflecting(
+        listed(tier("security", 1), revision=7), *[refused(404, "not found")] * 50, kind="Tier"
+    ) as (recorder, reflector, _):
+        wait_for(lambda: reflector.state is ReflectorState.ABSENT)
+        assert recorder.changes == ["+security", "-security"]
+        assert set(recorder.errors) == {KubeNotFound}
+
+
+def test_a_server_that_has_not_heard_of_a_kind_yet_takes_nothing_away() -> None:
+    with reflecting(
+        listed(tier("security", 1), revision=7),
+        refused(404, "not found"),
+        refused(404, "not found"),
+        listed(tier("security", 1), revision=7),
+        watched(stays=True),
+        kind="Tier",
+    ) as (recorder, _, _):
+        wait_for(lambda: recorder.lists == 2)
+        assert "-security" not in recorder.changes
+        assert recorder.absences == []
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_kind_that_every_cluster_has_is_never_believed_to_be_missing() -> None:
+    with reflecting(*[refused(404, "not found")] * 50) as (recorder, reflector, _):
+        wait_for(lambda: len(recorder.errors) >= 5)
+        assert reflector.state is not ReflectorState.ABSENT
+        assert recorder.lists == 0
 
 
 def test_a_server_that_answers_each_watch_with_gone_is_asked_ever_less_often() -> None:

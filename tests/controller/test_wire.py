@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from calico_k8s.controller.wire import PATHS, KindDecoder, ref_of, uid_of
+from calico_k8s.controller.wire import DEFINED, PATHS, KindDecoder, ref_of, uid_of
 from calico_k8s.errors import KubeError, KubeExpired, KubeUnavailable
 from calico_k8s.translate.findings import ObjectRef
 from calico_k8s.translate.objects import KINDS, Decoded
@@ -21,9 +21,15 @@ def line(verb: str, document: object) -> bytes:
     return json.dumps({"type": verb, "object": document}).encode()
 
 
-def test_every_kind_that_every_cluster_has_is_listed() -> None:
-    of_definitions = ("projectcalico.org", "policy.networking.k8s.io")
-    assert PATHS.keys() == {k for k, info in KINDS.items() if info.group not in of_definitions}
+def test_every_kind_is_listed_in_the_group_that_it_is_of() -> None:
+    assert PATHS.keys() == KINDS.keys()
+    for kind, path in PATHS.items():
+        assert path.startswith(f"/apis/{KINDS[kind].group}/" if KINDS[kind].group else "/api/v1/")
+
+
+def test_what_every_cluster_has_needs_no_definition() -> None:
+    always = {"", "discovery.k8s.io", "networking.k8s.io"}
+    assert {kind for kind, info in KINDS.items() if info.group not in always} == DEFINED
 
 
 @pytest.mark.parametrize("kind", PATHS)

@@ -42,6 +42,8 @@ CLUSTER_COMMANDS = (
 """What wants a whole cluster; that test does what each of them leads to, a kubelet without images."""
 
 COVERED = {
+    "kubectl apply -k manifests/crds": "tests/cluster/test_definitions.py",
+    "kubectl delete -k manifests/crds": "tests/cluster/test_definitions.py",
     "scripts/demo": "tests/lab/test_demo.py",
     "scripts/test": "tests/test_run.py",
     "calico-k8s standalone /etc/calico-k8s/manifests": "tests/cli/test_standalone.py",

@@ -1,0 +1,469 @@
+"""Calico's kinds at a real API server: what it takes, what it refuses, and who follows them.
+
+The tests share one server, and run as they stand: nothing is defined at first.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import yaml
+
+from calico_k8s.controller.kube import connect
+from calico_k8s.controller.wire import DEFINED, PATHS
+from calico_k8s.datastore.factory import open_store
+from calico_k8s.errors import KubeError, KubeNotFound
+from calico_k8s.model import keys
+from calico_k8s.model.names import PolicyId, TierName
+from calico_k8s.model.resources import Action, Policy, Tier
+from tests.cli.program import run
+from tests.cluster.controllers import CommandController, Stored, wait_for
+from tests.cluster.definitions import CRDS, define_calicos, define_cluster_network_policies
+from tests.cluster.objects import Document, KubeObjects
+from tests.cluster.servers import NOBODY, ApiServer, api_server
+
+pytestmark = pytest.mark.cluster
+
+SECURITY = keys.TierKey(TierName("security"))
+GUARD = keys.PolicyKey(TierName("security"), PolicyId("GlobalNetworkPolicy", "", "guard"))
+GUARD_SPEC: Document = {
+    "tier": "security",
+    "order": 10,
+    "selector": "role == 'db'",
+    "types": ["Ingress"],
+    "ingress": [
+        {
+            "action": "Deny",
+            "protocol": "TCP",
+            "source": {"namespaceSelector": "purpose == 'monitoring'"},
+            "destination": {"ports": [5432, "8000:8080", "http"]},
+        }
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """A server of this module alone, without any definition."""
+    with api_server(tmp_path_factory.mktemp("definitions")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def written(bare: ApiServer) -> Iterator[KubeObjects]:
+    """Writes into it."""
+    with closing(connect(str(bare.kubeconfig()))) as api:
+        yield KubeObjects(api)
+
+
+@pytest.fixture(scope="module")
+def controller(
+    bare: ApiServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[CommandController]:
+    """A controller that runs from before the definitions to after them."""
+    folder = tmp_path_factory.mktemp("controller")
+    running = CommandController(bare.kubeconfig(), bare.etcd.url("/definitions"), folder)
+    running.start()
+    yield running
+    running.kill()
+
+
+@pytest.fixture(scope="module")
+def stored(bare: ApiServer) -> Iterator[Stored]:
+    """What it has written."""
+    with closing(open_store(bare.etcd.url("/definitions"))) as store:
+        yield Stored(store)
+
+
+@pytest.fixture(scope="module")
+def defined(bare: ApiServer) -> ApiServer:
+    """The same server, with Calico's kinds."""
+    define_calicos(bare)
+    return bare
+
+
+def document(kind: str, spec: Document, name: str = "tried") -> Document:
+    """An object of one of Calico's kinds."""
+    return {
+        "apiVersion": "projectcalico.org/v3",
+        "kind": kind,
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+
+
+def collection(kind: str) -> str:
+    """Where objects of a kind are made, in the namespace ``default`` if in any."""
+    where = "namespaces/default/" if kind in NAMESPACED else ""
+    return f"/apis/projectcalico.org/v3/{where}{PLURALS[kind]}"
+
+
+DEFINITIONS = {
+    each["spec"]["names"]["kind"]: each
+    for each in (yaml.safe_load(file.read_text()) for file in sorted(CRDS.glob("*s.yaml")))
+}
+PLURALS = {kind: each["spec"]["names"]["plural"] for kind, each in DEFINITIONS.items()}
+NAMESPACED = {kind for kind, each in DEFINITIONS.items() if each["spec"]["scope"] == "Namespaced"}
+
+
+def absent(controller: CommandController) -> set[str]:
+    """The kinds that it says are not there."""
+    metric = r'^calico_k8s_controller_kind_absent\{kind="(\w+)"\} 1\.0$'
+    return set(re.findall(metric, controller.ask("/metrics")[1], re.MULTILINE))
+
+
+def spec_of(kind: str) -> Document:
+    """The schema of a kind's spec."""
+    (version,) = DEFINITIONS[kind]["spec"]["versions"]
+    spec: Document = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    return spec
+
+
+def test_without_definitions_a_controller_and_the_commands_do_their_work(
+    bare: ApiServer, controller: CommandController, written: KubeObjects
+) -> None:
+    controller.wait_until_ready()
+    assert absent(controller) == DEFINED
+    assert controller.log.count("not installed") == len(DEFINED)
+    written.pod("default", "web", ["10.7.0.1"])
+    assert run("lint", "--kubeconfig", bare.kubeconfig()).code == 0
+
+
+def test_who_may_list_what_every_cluster_has_needs_no_right_to_what_is_not_there(
+    bare: ApiServer,
+) -> None:
+    always = sorted(PATHS[kind].rpartition("/")[2] for kind in PATHS.keys() - DEFINED)
+    groups = ("", ".discovery.k8s.io", ".networking.k8s.io")
+    suffix = {"endpointslices": groups[1], "networkpolicies": groups[2]}
+    resources = ",".join(f"{plural}{suffix.get(plural, '')}" for plural in always)
+    bare.kubectl("create", "clusterrole", "looks", "--verb=list", f"--resource={resources}")
+    bare.kubectl("create", "clusterrolebinding", "looks", "--clusterrole=looks", f"--user={NOBODY}")
+    assert run("lint", "--kubeconfig", bare.kubeconfig(NOBODY)).code == 0
+
+
+def test_kinds_are_followed_once_they_are_defined_until_they_are_no_more(
+    controller: CommandController, defined: ApiServer, written: KubeObjects, stored: Stored
+) -> None:
+    controller.wait_until_ready()
+    written.api.create(collection("Tier"), document("Tier", {"order": 100}, "security"))
+    written.api.create(
+        collection("GlobalNetworkPolicy"), document("GlobalNetworkPolicy", GUARD_SPEC, "guard")
+    )
+    wait_for(lambda: {SECURITY, GUARD} <= stored.items().keys(), lambda: controller.log[-3000:])
+    tier, policy = stored.items()[SECURITY], stored.items()[GUARD]
+    assert isinstance(tier, Tier)
+    assert (tier.order, tier.default_action) == (100.0, Action.DENY)
+    assert isinstance(policy, Policy)
+    assert [rule.action for rule in policy.ingress] == [Action.DENY]
+    controller.wait_until_ready()
+    defined.kubectl("delete", "globalnetworkpolicy", "guard")
+    wait_for(lambda: GUARD not in stored.items())
+    assert SECURITY in stored.items()
+    defined.kubectl("delete", "-k", str(CRDS))
+    wait_for(lambda: SECURITY not in stored.items(), lambda: controller.log[-3000:])
+    wait_for(lambda: absent(controller) == DEFINED, lambda: controller.log[-3000:])
+    controller.wait_until_ready()
+    define_calicos(defined)
+
+
+def test_a_mistake_in_a_policy_is_told_beside_it(
+    controller: CommandController, defined: ApiServer, written: KubeObjects
+) -> None:
+    policy = document("GlobalNetworkPolicy", {"tier": "nowhere"}, "lost")
+    written.api.create(collection("GlobalNetworkPolicy"), policy)
+
+    def described() -> str:
+        return defined.kubectl("describe", "globalnetworkpolicy", "lost")
+
+    wait_for(lambda: "TierUnknown" in described(), lambda: controller.log[-3000:])
+    assert "there is no tier 'nowhere'" in described()
+    found = run("lint", "--kubeconfig", defined.kubeconfig(), "--format", "json").json
+    assert ("tier-unknown", "GlobalNetworkPolicy/lost") in {
+        (each["code"], each["object"]) for each in found
+    }
+    written.api.delete(f"{collection('GlobalNetworkPolicy')}/lost")
+
+
+def test_a_definition_of_others_is_followed_too(
+    controller: CommandController, defined: ApiServer, written: KubeObjects, stored: Stored
+) -> None:
+    define_cluster_network_policies(defined)
+    policy = {
+        "apiVersion": "policy.networking.k8s.io/v1alpha2",
+        "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "base"},
+        "spec": {
+            "tier": "Baseline",
+            "priority": 10,
+            "subject": {"namespaces": {}},
+            "ingress": [{"action": "Deny", "from": [{"namespaces": {}}]}],
+        },
+    }
+    written.api.create(PATHS["ClusterNetworkPolicy"], policy)
+    key = keys.PolicyKey(TierName("kube-baseline"), PolicyId("ClusterNetworkPolicy", "", "base"))
+    wait_for(lambda: key in stored.items(), lambda: controller.log[-3000:])
+
+
+RULE: Document = {"action": "Allow"}
+SERVICE: Document = {"name": "web", "namespace": "shop"}
+GOOD: list[tuple[str, Document]] = [
+    ("Tier", {}),
+    ("Tier", {"order": 10.5, "defaultAction": "Pass"}),
+    ("GlobalNetworkPolicy", {}),
+    ("GlobalNetworkPolicy", GUARD_SPEC),
+    ("GlobalNetworkPolicy", {"ingress": [RULE] * 1024, "egress": [RULE] * 1024}),
+    ("GlobalNetworkPolicy", {"selector": "a" * 1000 + " == 'x'"}),
+    ("GlobalNetworkPolicy", {"preDNAT": True, "applyOnForward": True, "ingress": [RULE]}),
+    ("GlobalNetworkPolicy", {"doNotTrack": True, "applyOnForward": True, "egress": [RULE]}),
+    ("GlobalNetworkPolicy", {"ingress": [{**RULE, "source": {"services": SERVICE}}]}),
+    ("GlobalNetworkPolicy", {"egress": [{**RULE, "destination": {"services": SERVICE}}]}),
+    ("GlobalNetworkPolicy", {"egress": [{**RULE, "source": {"nets": ["10.0.0.1", "fd00::/8"]}}]}),
+    ("GlobalNetworkPolicy", {"egress": [{**RULE, "source": {"namespaceSelector": "global()"}}]}),
+    ("NetworkPolicy", {"types": ["Egress", "Ingress"], "egress": [RULE]}),
+    ("NetworkPolicy", {"egress": [{**RULE, "destination": {"services": {"name": "web"}}}]}),
+    ("NetworkPolicy", {"ingress": [{**RULE, "protocol": "ICMP", "icmp": {"type": 8, "code": 0}}]}),
+    ("NetworkPolicy", {"ingress": [{**RULE, "protocol": 58, "ipVersion": 6, "notICMP": {}}]}),
+    ("NetworkPolicy", {"ingress": [{**RULE, "protocol": 6, "source": {"ports": [0, "a_b.c"]}}]}),
+    ("GlobalNetworkSet", {"nets": ["198.51.100.0/24", "2001:db8::/32"]}),
+    ("NetworkSet", {}),
+    ("Profile", {"labelsToApply": {"a": "b"}, "egress": [RULE]}),
+    ("HostEndpoint", {"node": "node-1", "interfaceName": "*"}),
+    ("HostEndpoint", {"node": "node-1", "expectedIPs": ["192.0.2.1"]}),
+    ("StagedGlobalNetworkPolicy", {"stagedAction": "Delete", "tier": "default"}),
+    ("StagedNetworkPolicy", {"stagedAction": "Set", "ingress": [RULE]}),
+    (
+        "StagedKubernetesNetworkPolicy",
+        {
+            "podSelector": {"matchLabels": {"app": "db"}},
+            "ingress": [
+                {
+                    "from": [{"podSelector": {}}, {"ipBlock": {"cidr": "10.0.0.0/8"}}],
+                    "ports": [{"protocol": "TCP", "port": 80, "endPort": 90}, {"port": "http"}],
+                }
+            ],
+        },
+    ),
+]
+
+
+@pytest.mark.usefixtures("defined")
+@pytest.mark.parametrize(("kind", "spec"), GOOD)
+def test_good_objects_are_taken(written: KubeObjects, kind: str, spec: Document) -> None:
+    written.api.create(collection(kind), document(kind, spec))
+    written.api.delete(f"{collection(kind)}/tried")
+
+
+def with_rule(**fields: object) -> Document:
+    """A policy with one rule for ingress."""
+    return {"ingress": [{**RULE, **fields}]}
+
+
+BAD: list[tuple[str, Document, str]] = [
+    ("GlobalNetworkPolicy", {"order": "first"}, "spec.order"),
+    ("GlobalNetworkPolicy", {"selector": "a" * 1025}, "may not be more than 1024"),
+    ("GlobalNetworkPolicy", {"selector": "global()"}, "global() stands in the namespaceSelector"),
+    ("GlobalNetworkPolicy", {"namespaceSelector": "global()"}, "of a rule only"),
+    ("GlobalNetworkPolicy", {"types": ["Ingress", "Ingress"]}, "Duplicate value"),
+    ("GlobalNetworkPolicy", {"types": ["Sideways"]}, 'supported values: "Ingress", "Egress"'),
+    ("GlobalNetworkPolicy", {"ingress": [RULE] * 1025}, "must have at most 1024 items"),
+    ("GlobalNetworkPolicy", {"performanceHints": ["Hurry"]}, "AssumeNeededOnEveryNode"),
+    ("GlobalNetworkPolicy", {"ingress": [{}]}, "action: Required value"),
+    ("GlobalNetworkPolicy", {"ingress": [{"action": "Accept"}]}, '"Allow", "Deny", "Log", "Pass"'),
+    ("GlobalNetworkPolicy", {"preDNAT": True}, "need applyOnForward"),
+    ("GlobalNetworkPolicy", {"doNotTrack": True}, "need applyOnForward"),
+    (
+        "GlobalNetworkPolicy",
+        {"preDNAT": True, "doNotTrack": True, "applyOnForward": True},
+        "exclude each other",
+    ),
+    (
+        "GlobalNetworkPolicy",
+        {"preDNAT": True, "applyOnForward": True, "egress": [RULE]},
+        "preDNAT is for ingress only",
+    ),
+    (
+        "GlobalNetworkPolicy",
+        {"preDNAT": True, "applyOnForward": True, "types": ["Egress"]},
+        "preDNAT is for ingress only",
+    ),
+    (
+        "GlobalNetworkPolicy",
+        with_rule(source={"services": {"name": "web"}}),
+        "services.namespace: Required value",
+    ),
+    ("NetworkPolicy", with_rule(ipVersion=5), 'supported values: "4", "6"'),
+    ("NetworkPolicy", with_rule(protocol="TCPP"), "ingress[0].protocol"),
+    ("NetworkPolicy", with_rule(protocol=256), "less than or equal to 255"),
+    ("NetworkPolicy", with_rule(protocol="ICMP", icmp={"code": 1}), "code needs a type"),
+    ("NetworkPolicy", with_rule(protocol="ICMP", icmp={"type": 255}), "equal to 254"),
+    ("NetworkPolicy", with_rule(icmp={"type": 8}), "need the protocol ICMP or ICMPv6"),
+    ("NetworkPolicy", with_rule(protocol="ICMPv6", ipVersion=4), "and ICMPv6 of 6"),
+    ("NetworkPolicy", with_rule(source={"ports": [80]}), "need the protocol TCP, UDP or SCTP"),
+    (
+        "NetworkPolicy",
+        with_rule(protocol="UDPLite", destination={"notPorts": [80]}),
+        "need the protocol TCP, UDP or SCTP",
+    ),
+    ("NetworkPolicy", with_rule(protocol="TCP", source={"ports": [65536]}), "equal to 65535"),
+    ("NetworkPolicy", with_rule(protocol="TCP", source={"ports": ["1-2:3"]}), "should match"),
+    ("NetworkPolicy", with_rule(protocol="TCP", source={"ports": [1] * 51}), "at most 50 items"),
+    ("NetworkPolicy", with_rule(source={"nets": ["10.0.0.0/8"] * 257}), "at most 256 items"),
+    ("NetworkPolicy", with_rule(source={"nets": ["10.0.0.0/33"]}), "nets[0]"),
+    ("NetworkPolicy", with_rule(source={"notNets": ["example.org"]}), "notNets[0]"),
+    ("NetworkPolicy", with_rule(source={"selector": "x" * 1025}), "may not be more than 1024"),
+    (
+        "NetworkPolicy",
+        with_rule(source={"services": {"name": "web"}, "selector": "all()"}),
+        "give it alone",
+    ),
+    (
+        "NetworkPolicy",
+        with_rule(destination={"services": {"name": "web"}}),
+        "source of ingress or the destination of egress only",
+    ),
+    (
+        "NetworkPolicy",
+        {"egress": [{**RULE, "source": {"services": {"name": "web"}}}]},
+        "source of ingress or the destination of egress only",
+    ),
+    (
+        "NetworkPolicy",
+        {
+            "egress": [
+                {**RULE, "protocol": "TCP", "destination": {"services": SERVICE, "ports": [80]}}
+            ]
+        },
+        "services as destination has ports of its own",
+    ),
+    ("NetworkPolicy", with_rule(http={"methods": ["GET"]}), "http needs a proxy"),
+    ("NetworkPolicy", with_rule(source={"domains": ["example.org"]}), "domains cannot be matched"),
+    ("Tier", {"defaultAction": "Allow"}, 'supported values: "Deny", "Pass"'),
+    ("GlobalNetworkSet", {"nets": ["10.0.0.0.0"]}, "spec.nets[0]"),
+    ("NetworkSet", {"nets": "10.0.0.0/8"}, "spec.nets"),
+    ("Profile", {"labelsToApply": {"a": 1}}, "spec.labelsToApply.a"),
+    ("HostEndpoint", {}, "spec.node: Required value"),
+    ("HostEndpoint", {"node": "node-1"}, "expectedIPs is missing"),
+    ("StagedNetworkPolicy", {"stagedAction": "Drop"}, '"Set", "Delete", "Learn", "Ignore"'),
+    ("StagedNetworkPolicy", {"stagedAction": "Delete", "order": 1}, "stagedAction Delete says all"),
+    (
+        "StagedKubernetesNetworkPolicy",
+        {"ingress": [{"from": [{"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}}]}]},
+        "ipBlock stands alone",
+    ),
+    ("StagedKubernetesNetworkPolicy", {"egress": [{"ports": [{"endPort": 9}]}]}, "needs a port"),
+]
+
+
+@pytest.mark.usefixtures("defined")
+@pytest.mark.parametrize(("kind", "spec", "message"), BAD)
+def test_a_bad_field_is_refused_with_its_place_or_reason(
+    written: KubeObjects, kind: str, spec: Document, message: str
+) -> None:
+    with pytest.raises(KubeError) as refused:
+        written.api.create(collection(kind), document(kind, spec))
+    assert not isinstance(refused.value, KubeNotFound)
+    assert message in str(refused.value).replace("\\", "")
+
+
+@pytest.mark.usefixtures("defined")
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        ("kube-admin", {"order": 1000, "defaultAction": "Pass"}),
+        ("default", {}),
+        ("default", {"order": 1000000}),
+        ("kube-baseline", {"defaultAction": "Pass"}),
+    ],
+)
+def test_the_tiers_that_are_always_there_may_be_named_as_they_are(
+    written: KubeObjects, name: str, spec: Document
+) -> None:
+    written.api.create(collection("Tier"), document("Tier", spec, name))
+    written.api.delete(f"{collection('Tier')}/{name}")
+
+
+@pytest.mark.usefixtures("defined")
+@pytest.mark.parametrize(
+    ("name", "spec", "message"),
+    [
+        ("kube-admin", {"order": 999}, "has the order 1000 and"),
+        ("default", {"defaultAction": "Pass"}, "has the order 1000000 and the defaultAction Deny"),
+        ("kube-baseline", {"defaultAction": "Deny"}, "has the order 10000000 and"),
+        ("two.parts", {}, "the name of a tier has no dot"),
+        ("a" * 64, {}, "63 characters at most"),
+    ],
+)
+def test_a_tier_is_refused_that_is_always_there_and_other_or_has_no_tiers_name(
+    written: KubeObjects, name: str, spec: Document, message: str
+) -> None:
+    with pytest.raises(KubeError, match=message):
+        written.api.create(collection("Tier"), document("Tier", spec, name))
+
+
+def test_a_field_that_is_unknown_is_not_left_out_by_kubectl_but_refused(defined: ApiServer) -> None:
+    policy = document("NetworkPolicy", with_rule(sorce={"selector": "all()"}))
+    with pytest.raises(AssertionError, match=r'unknown field "spec.ingress\[0\].sorce"'):
+        defined.kubectl("apply", "-f", "-", stdin=json.dumps(policy))
+
+
+def test_what_a_calico_cluster_exports_is_applied_as_it_is(
+    defined: ApiServer, tmp_path: Path
+) -> None:
+    noise = {
+        "uid": "6a8a4e2e-2b1c-4c7e-9d77-1f6f0f6a4d10",
+        "resourceVersion": "123456",
+        "generation": 3,
+        "creationTimestamp": "2024-03-01T10:00:00Z",
+    }
+    exported = [
+        document("Tier", {"order": 200, "defaultAction": "Deny"}, "exported"),
+        document("GlobalNetworkPolicy", {**GUARD_SPEC, "tier": "exported"}, "exported.guard"),
+        document("NetworkPolicy", {"tier": "exported", **with_rule(source={}, destination={})}),
+    ]
+    exported[0]["status"] = {"conditions": [{"type": "Ready", "status": "True"}]}
+    for each in exported:
+        each["metadata"] |= noise
+    exported[2]["metadata"] |= {"namespace": "default"}
+    file = tmp_path / "exported.yaml"
+    file.write_text(yaml.safe_dump_all(exported))
+    defined.kubectl("apply", "-f", str(file))
+    assert defined.kubectl("get", "gnp").splitlines()[1].split()[:3] == [
+        "exported.guard",
+        "exported",
+        "10",
+    ]
+    assert "tried" in defined.kubectl("get", "calnp")
+    assert "tried" not in defined.kubectl("get", "networkpolicies"), "they are networking.k8s.io's"
+    defined.kubectl("delete", "-f", str(file))
+
+
+def test_all_policies_have_one_shape_and_a_staged_one_is_that_and_an_action() -> None:
+    def fields(kind: str) -> Document:
+        found: Document = spec_of(kind)["properties"]
+        return found
+
+    def rules(kind: str) -> Document:
+        found: Document = fields(kind)["ingress"]["items"]
+        assert fields(kind)["egress"]["items"] == found
+        return found
+
+    for kind in ("GlobalNetworkPolicy", "NetworkPolicy"):
+        staged = dict(fields(f"Staged{kind}"))
+        assert staged.pop("stagedAction")["enum"] == ["Set", "Delete", "Learn", "Ignore"]
+        assert staged == fields(kind)
+    assert rules("Profile") == rules("GlobalNetworkPolicy")
+    of_all, of_one = rules("GlobalNetworkPolicy"), rules("NetworkPolicy")
+    assert service_fields(of_all).pop("required") == ["name", "namespace"]
+    assert service_fields(of_one).pop("required") == ["name"]
+    del service_fields(of_all)["properties"], service_fields(of_one)["properties"]
+    assert of_all == of_one
+
+
+def service_fields(rule: Document) -> Document:
+    """Where a rule names a service; its two ends are one schema."""
+    found: Document = rule["properties"]["source"]["properties"]["services"]
+    assert rule["properties"]["source"] == rule["properties"]["destination"]
+    return found
