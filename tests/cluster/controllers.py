@@ -179,12 +179,16 @@ def page(url: str, host: Host = HERE) -> tuple[int, str]:
         return 0, ""
 
 
-def wait_for(condition: Callable[[], object], say: Callable[[], str] = lambda: "") -> None:
+def wait_for(
+    condition: Callable[[], object],
+    say: Callable[[], str] = lambda: "",
+    timeout_s: float = TIMEOUT_S,
+) -> None:
     """Returns when it holds.
 
     Raises: AssertionError with what there is to say when it does not in time.
     """
-    give_up_at = time.monotonic() + TIMEOUT_S
+    give_up_at = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < give_up_at, f"it did not come to that\n{say()}"
         time.sleep(0.02)
