@@ -33,6 +33,8 @@ from tests.cluster.servers import NOBODY, ApiServer, api_server
 
 pytestmark = pytest.mark.cluster
 
+PATIENCE_S = WATCH_S[1] + 30
+"""While it learns or forgets a kind, an API server may let a watch hang until its end."""
 SECURITY = keys.TierKey(TierName("security"))
 GUARD = keys.PolicyKey(TierName("security"), PolicyId("GlobalNetworkPolicy", "", "guard"))
 
@@ -144,7 +146,8 @@ def test_kinds_are_followed_once_they_are_defined(
     written.api.create(
         collection("GlobalNetworkPolicy"), document("GlobalNetworkPolicy", GUARD_SPEC, "guard")
     )
-    wait_for(lambda: {SECURITY, GUARD} <= stored.items().keys(), lambda: controller.log[-3000:])
+    wanted = {SECURITY, GUARD}
+    wait_for(lambda: wanted <= stored.items().keys(), lambda: controller.log[-3000:], PATIENCE_S)
     tier, policy = stored.items()[SECURITY], stored.items()[GUARD]
     assert isinstance(tier, Tier)
     assert (tier.order, tier.default_action) == (100.0, Action.DENY)
@@ -315,11 +318,9 @@ def test_definitions_that_go_take_their_objects_with_them(
 ) -> None:
     assert SECURITY in stored.items()
     defined.kubectl("delete", "-k", str(CRDS))
-    # The API server may leave a watch open that began while it forgot the kind.
-    until_s = WATCH_S[1] + 30
-    wait_for(lambda: SECURITY not in stored.items(), lambda: controller.log[-3000:], until_s)
+    wait_for(lambda: SECURITY not in stored.items(), lambda: controller.log[-3000:], PATIENCE_S)
     gone = DEFINED - {"ClusterNetworkPolicy"}
-    wait_for(lambda: absent(controller) == gone, lambda: controller.log[-3000:], until_s)
+    wait_for(lambda: absent(controller) == gone, lambda: controller.log[-3000:], PATIENCE_S)
     controller.wait_until_ready()
 
 
