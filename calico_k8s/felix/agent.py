@@ -25,10 +25,10 @@ from calico_k8s.calc.graph import Graph
 from calico_k8s.config import Layer
 from calico_k8s.datastore.updates import UpdateQueue
 from calico_k8s.errors import KernelError
+from calico_k8s.felix.allowance import Allowance
 from calico_k8s.felix.attachments import Attachments
 from calico_k8s.felix.cutting import Cutting
 from calico_k8s.felix.enforce import Applied, Enforcer
-from calico_k8s.felix.flows import Allowance
 from calico_k8s.felix.interfaces import Wanted
 from calico_k8s.felix.iptables.programs import PROGRAM_TIMEOUT_S
 from calico_k8s.felix.kernel import Kernel
@@ -59,7 +59,7 @@ BEAT_S = 5.0
 """The loop comes round so often at least: how it shows that it lives."""
 LOOK_PAUSE_S = 0.02
 """After a transaction of nftables the place of our rules is looked at, and no more often than this;
-:class:`~.flows.Allowance` has the rest, since a busy program may write all the time."""
+:class:`~.allowance.Allowance` has the rest, since a busy program may write all the time."""
 
 log = structlog.get_logger()
 

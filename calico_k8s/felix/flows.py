@@ -12,17 +12,13 @@ import threading
 import time
 from collections.abc import Collection
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from calico_k8s.errors import NetlinkError
+from calico_k8s.felix.allowance import Allowance
 from calico_k8s.felix.conntrack import FlowCutter
 from calico_k8s.model.addresses import Address
 from calico_k8s.netlink.conntrack import ConntrackEntry
-
-SHARE: Final = 0.1
-"""Of a core, that readings take in the long run ..."""
-SAVED_S: Final = 0.5
-"""... and processor seconds that quiet times save up for a burst: some twenty readings at once."""
 
 
 class Wish(NamedTuple):
@@ -39,21 +35,6 @@ class Reading(NamedTuple):
     wish: Wish
     flows: Collection[ConntrackEntry] = ()
     error: NetlinkError | None = None
-
-
-class Allowance:
-    """Processor time that flows in by ``SHARE`` of a core, up to ``SAVED_S``."""
-
-    def __init__(self, now_s: float) -> None:
-        self._left_s = SAVED_S
-        self._at_s = now_s
-
-    def spend(self, spent_s: float, now_s: float) -> float:
-        """Takes what was spent; how long to rest, in seconds, until nothing is owed."""
-        gained_s = SHARE * (now_s - self._at_s)
-        self._left_s = min(SAVED_S, self._left_s + gained_s) - spent_s
-        self._at_s = now_s
-        return max(0.0, -self._left_s / SHARE)
 
 
 class FlowReader:

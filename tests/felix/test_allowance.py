@@ -1,10 +1,10 @@
-"""How much processor time readings of live flows may take."""
+"""How much processor time what is done again and again may take."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calico_k8s.felix.flows import SAVED_S, SHARE, Allowance
+from calico_k8s.felix.allowance import SAVED_S, SHARE, Allowance
 
 
 @given(st.lists(st.tuples(st.floats(0.001, 2.0), st.floats(0.0, 30.0)), min_size=1))
