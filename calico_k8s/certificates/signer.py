@@ -149,6 +149,7 @@ class Signer:
         self._problem: str | None = "starting"
         self._beat_s = time.monotonic()
         self._said: dict[str, str] = {}
+        self._known: bytes | None = None
 
     def run(self) -> None:
         """Works until stopped.
@@ -198,7 +199,7 @@ class Signer:
         users.start()
         self._users = users
         try:
-            self._serve(authority, users)
+            self._serve(users)
         finally:
             self.stop()
             users.close()
@@ -206,28 +207,39 @@ class Signer:
 
     def _begin(self) -> Authority | None:
         """The authority, once the API server answers; None when told to stop."""
-        pause, namespace = Pause(), self._options.rules.namespace
+        pause = Pause()
         while not self._stopping.is_set():
             self._beat_s = time.monotonic()
             try:
-                authority = keep_authority(self._api, namespace, _now())
-                publish(self._api, namespace, authority)
+                return self._authority()
             except KubeError as error:
                 self._fail(error, pause.next_s())
-                continue
-            ends = authority.certificate.not_valid_after_utc
-            self.metrics.authority_ends.set(ends.timestamp())
-            log.info("signing", authority=authority.certificate.subject.rfc4514_string())
-            return authority
         return None
 
-    def _serve(self, authority: Authority, users: UserKeeper) -> None:
+    def _authority(self) -> Authority:
+        """The one that everybody is to know: whoever deletes its Secret has it replaced.
+
+        It is asked for before each round of answers, or two signers, one of them from before the
+        Secret was deleted, would hand out certificates that do not fit together.
+        """
+        namespace = self._options.rules.namespace
+        authority = keep_authority(self._api, namespace, _now())
+        publish(self._api, namespace, authority)
+        if authority.certificate_pem != self._known:
+            self._known = authority.certificate_pem
+            certificate = authority.certificate
+            self.metrics.authority_ends.set(certificate.not_valid_after_utc.timestamp())
+            log.info("signing", authority=certificate.subject.rfc4514_string())
+        return authority
+
+    def _serve(self, users: UserKeeper) -> None:
         pause = Pause()
         while not self._stopping.is_set():
             self._beat_s = time.monotonic()
             self._news.clear()
             nodes = self._nodes.now()
             try:
+                authority = self._authority()
                 self._renew_own(authority)
                 if nodes is not None:
                     users.set_nodes(nodes.keys())
