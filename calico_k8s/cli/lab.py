@@ -174,10 +174,14 @@ def run_command(ctx: click.Context, *, wanted: _Wanted, ports: tuple[str, ...]) 
     command: Sequence[str] = ctx.meta[_COMMAND]
     loaded, objects = wanted.load()
     with lab_up(objects, wanted.options(chosen_services(ports, loaded))) as lab:
-        _say(_welcome(lab))
-        if not command:
-            _say("Ctrl-C takes everything down.")
-        ctx.exit(Session(lab, wanted.source.paths, wanted.expand, _say).stay(command))
+        session = Session(lab, wanted.source.paths, wanted.expand, _say)
+
+        def welcome() -> None:
+            _say(_welcome(lab))
+            if not command:
+                _say("Ctrl-C takes everything down.")
+
+        ctx.exit(session.stay(command, welcome))
 
 
 @lab_command.command("matrix")

@@ -39,8 +39,11 @@ class Session:
         self._told: tuple[str, ...] = ()
         self._news: queue.SimpleQueue[Asked | None] = queue.SimpleQueue()
 
-    def stay(self, command: Sequence[str] = ()) -> int:
-        """Runs until the command ends, with its code; without a command, until interrupted."""
+    def stay(self, command: Sequence[str], welcome: Callable[[], None]) -> int:
+        """Runs until the command ends, with its code; without a command, until interrupted.
+
+        ``welcome`` is called once others can find this lab, and before the command starts.
+        """
         with ExitStack() as stack:
             remote = RemoteControl(self._lab.cluster.directory, self._news.put)
             stack.callback(remote.close)
@@ -48,6 +51,7 @@ class Session:
             self._follower.read()
             watch = Watch(self._paths, partial(self._news.put, _CHANGED))
             stack.callback(watch.close)
+            welcome()
             process = self._start(command)
             if process is not None:
                 stack.callback(_end, process)

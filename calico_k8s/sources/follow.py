@@ -20,6 +20,8 @@ from calico_k8s.sources.manifests import STANDARD_INPUT, manifest_files, read_ma
 DEBOUNCE_MS = 40
 """Changes closer together than this come as one."""
 STEP_MS = 10
+ROUND_MS = 200
+"""How long the watch waits at most before it looks whether it is over."""
 _CLOCK_STEP_NS = 20_000_000  # a kernel with 100 ticks a second, twice
 _NO_STAMP = (0, -1, 0)
 
@@ -85,7 +87,8 @@ class Follower:
 class Watch:
     """Calls ``on_change`` from threads of its own when something below the paths was written.
 
-    Calls come some 20 ms after the write, and one for many that come together.
+    Calls come some 20 ms after the write, and one for many that come together.  One comes when the
+    watch has begun: what was written from the making of this object on is never missed.
     """
 
     def __init__(self, paths: Sequence[str], on_change: Callable[[], None]) -> None:
@@ -116,13 +119,16 @@ class Watch:
             debounce=DEBOUNCE_MS,
             step=STEP_MS,
             stop_event=self._is_over,
-            rust_timeout=200,
+            rust_timeout=ROUND_MS,
+            yield_on_timeout=True,
             raise_interrupt=False,
             recursive=is_folder,
         )
         # Whatever changed: a volume of Kubernetes changes by a hidden link beside the manifests.
-        for _batch in changes:
-            self._on_change()
+        # The first round counts as a change: something may have been written before it began.
+        for number, batch in enumerate(changes):
+            if batch or number == 0:
+                self._on_change()
 
 
 def _is_named(name: str) -> Callable[[watchfiles.Change, str], bool]:

@@ -89,7 +89,7 @@ class Running:
 
     def wait_for(self, words: str, times: int = 1) -> None:
         """Returns when it has said the words so many times."""
-        deadline_s = time.monotonic() + 20
+        deadline_s = time.monotonic() + 60
         while self._said.read_text().count(words) < times:
             assert self.process.poll() is None, self._said.read_text()
             assert time.monotonic() < deadline_s, self._said.read_text()
@@ -113,7 +113,7 @@ def running(tmp_path: Path, *words: object) -> Iterator[Running]:
         yield up
     finally:
         process.send_signal(signal.SIGINT)
-        code = process.wait(timeout=20)
+        code = process.wait(timeout=60)
     assert code == 130
     assert list(RUN_DIRECTORY.glob(f"{process.pid}.*")) == []
     assert list(NETNS_DIRECTORY.glob(f"clab-{process.pid}.*")) == []

@@ -8,7 +8,7 @@ import pytest
 from calico_k8s.sources.follow import Follower, Watch
 
 POD = "apiVersion: v1\nkind: Pod\nmetadata: {name: NAME}\n"
-WAIT_S = 2.0
+WAIT_S = 20.0
 
 
 def write(path: Path, *names: str) -> None:
@@ -86,7 +86,8 @@ def test_a_write_is_told_whether_in_place_or_by_a_new_file(
     told = threading.Event()
     watch = Watch([str(tmp_path if is_folder else file)], told.set)
     try:
-        threading.Event().wait(0.2)
+        assert told.wait(WAIT_S), "the watch has begun"
+        told.clear()
         for number in range(2):
             write(file, f"b{number}")
             assert told.wait(WAIT_S)
