@@ -19,6 +19,7 @@ from calico_k8s.errors import InputError
 from calico_k8s.model.addresses import Address
 
 AUTHORITY_VALID_FOR = dt.timedelta(days=3650)
+ORGANIZATION = "calico-k8s"
 CLOCK_SKEW = dt.timedelta(minutes=5)
 """A certificate holds from so long before it is signed, for clocks that are behind."""
 
@@ -29,6 +30,7 @@ class Subject(msgspec.Struct, frozen=True):
     """What a certificate says of its holder."""
 
     common_name: str
+    """Empty for who is no user of etcd's."""
     addresses: tuple[Address, ...] = ()
     """Where it serves; a certificate without any is a client's alone."""
 
@@ -59,7 +61,7 @@ class Authority:
     def make(cls, now: dt.datetime, valid_for: dt.timedelta = AUTHORITY_VALID_FOR) -> "Authority":
         """A new one."""
         key = new_key()
-        name = _name(f"calico-k8s {now:%Y-%m-%d}")
+        name = subject_name(f"calico-k8s {now:%Y-%m-%d}")
         usage = x509.KeyUsage(
             digital_signature=False,
             content_commitment=False,
@@ -121,7 +123,7 @@ class Authority:
         valid_for = min(valid_for, self.certificate.not_valid_after_utc - now)
         issuer = self.certificate.subject
         builder = (
-            _builder(_name(subject.common_name), issuer, key, now, valid_for)
+            _builder(subject_name(subject.common_name), issuer, key, now, valid_for)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_SIGNATURES, critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
@@ -142,7 +144,9 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 
 def request_pem(subject: Subject, key: ec.EllipticCurvePrivateKey) -> bytes:
     """A request for a certificate, which proves that the asker has the key."""
-    builder = x509.CertificateSigningRequestBuilder().subject_name(_name(subject.common_name))
+    builder = x509.CertificateSigningRequestBuilder().subject_name(
+        subject_name(subject.common_name)
+    )
     if subject.addresses:
         builder = builder.add_extension(_alternatives(subject.addresses), critical=False)
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
@@ -218,7 +222,10 @@ def _builder(
     )
 
 
-def _name(common_name: str) -> x509.Name:
+def subject_name(common_name: str) -> x509.Name:
+    """The whole subject of a certificate; who has no common name is no user of etcd's."""
+    if not common_name:
+        return x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, ORGANIZATION)])
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 

@@ -28,7 +28,7 @@ from calico_k8s.certificates.authority import (
 from calico_k8s.certificates.checks import mark_looked_at, usable
 from calico_k8s.certificates.kube import file_request, read_bundle, read_request
 from calico_k8s.certificates.names import AUTHORITY_NAME, Holder
-from calico_k8s.certificates.requests import CLIENT_USAGES, MEMBER_USAGES
+from calico_k8s.certificates.requests import usages_of
 from calico_k8s.controller.kube import KubeApi
 from calico_k8s.controller.reflector import Pause
 from calico_k8s.errors import KubeError, KubeUnavailable
@@ -111,9 +111,8 @@ class Keeper:
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         name = f"{wish.holder.value}-{hashlib.sha256(public).hexdigest()[:20]}"
-        usages = MEMBER_USAGES if wish.holder is Holder.MEMBER else CLIENT_USAGES
         request = request_pem(wish.subject, key)
-        file_request(self._api, name, request, usages, wish.valid_for)
+        file_request(self._api, name, request, usages_of(wish.holder), wish.valid_for)
         log.info("asked for a certificate", request=name, subject=wish.subject.common_name)
         material = files.Material(bundle, self._wait_for(name), key_pem(key))
         certificate = usable(material, bundle, wish.subject)

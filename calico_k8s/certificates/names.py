@@ -7,6 +7,8 @@ calico-k8s-felix        ``node-NODE``       read ``/v1/``, write ``/felix/v2/hos
 calico-k8s-controller   ``controller``      read and write ``/v1/``, read ``/felix/v2/``
 calico-k8s-etcd         ``etcd-member``     nothing, there is no such user: members of etcd know each
                                             other by it
+calico-k8s-etcd-proxy   (none)              nothing: whoever asks through it is ``proxy-reader``, by
+                                            a password, and may read ``/v1/``
 (the signer itself)     ``root``            everything: whoever signs could do so anyway
 ======================= =================== =======================================================
 """
@@ -35,6 +37,12 @@ class Holder(enum.Enum):
     FELIX = "calico-k8s-felix"
     CONTROLLER = "calico-k8s-controller"
     MEMBER = "calico-k8s-etcd"
+    PROXY = "calico-k8s-etcd-proxy"
+
+    @property
+    def serves(self) -> bool:
+        """Whether others connect to it: then its certificate has addresses."""
+        return self in (Holder.MEMBER, Holder.PROXY)
 
 
 def common_name(holder: Holder, node: NodeName) -> str:
@@ -46,6 +54,8 @@ def common_name(holder: Holder, node: NodeName) -> str:
             return CONTROLLER
         case Holder.MEMBER:
             return MEMBER
+        case Holder.PROXY:
+            return ""
 
 
 def node_user(node: NodeName) -> str:

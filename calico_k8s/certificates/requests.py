@@ -13,6 +13,7 @@ Felix         CN of the node that its token is       a client's certificate of t
 controller    CN ``controller``, no addresses        a client's certificate of that name
 etcd          CN ``etcd-member``, addresses that     a server's and client's certificate for those
               are both a member's and its node's     addresses
+etcd's proxy  no CN, internal addresses of its node  the same
 anyone else   anything                               nothing
 ============  =====================================  ==============================================
 """
@@ -24,9 +25,8 @@ from typing import NamedTuple
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from calico_k8s.certificates.authority import PublicKey, Subject
+from calico_k8s.certificates.authority import PublicKey, Subject, subject_name
 from calico_k8s.certificates.names import Holder, common_name
 from calico_k8s.errors import InputError
 from calico_k8s.model.addresses import Address
@@ -36,7 +36,7 @@ NODE_CLAIM = "authentication.kubernetes.io/node-name"
 """Where the API server says which node a token is bound to.  Source: KEP-4193, Kubernetes 1.30."""
 
 CLIENT_USAGES = ("digital signature", "client auth")
-MEMBER_USAGES = (*CLIENT_USAGES, "server auth")
+SERVER_USAGES = (*CLIENT_USAGES, "server auth")
 
 
 class Request(msgspec.Struct, frozen=True, rename="camel"):
@@ -87,6 +87,11 @@ Decision = Granted | Denied | Undecided
 AddressesByNode = Mapping[NodeName, frozenset[Address]]
 
 
+def usages_of(holder: Holder) -> tuple[str, ...]:
+    """What a holder's certificate is for, in the words of requests."""
+    return SERVER_USAGES if holder.serves else CLIENT_USAGES
+
+
 def decide(request: Request, rules: Rules, nodes: AddressesByNode) -> Decision:
     """What becomes of a request; ``nodes`` are those that Kubernetes has."""
     holder = _holder(request.username, rules.namespace)
@@ -96,7 +101,7 @@ def decide(request: Request, rules: Rules, nodes: AddressesByNode) -> Decision:
             f"{request.username} is none of {', '.join(sorted(each.value for each in Holder))}"
             f" in namespace {rules.namespace}",
         )
-    usages = MEMBER_USAGES if holder is Holder.MEMBER else CLIENT_USAGES
+    usages = usages_of(holder)
     if sorted(request.usages) != sorted(usages):
         return Denied("WrongUsages", f"{holder.value} gets a certificate for {', '.join(usages)}")
     node = _bound_node(request)
@@ -110,9 +115,10 @@ def decide(request: Request, rules: Rules, nodes: AddressesByNode) -> Decision:
     except InputError as error:
         return Denied("WrongRequest", str(error))
     expected = common_name(holder, node or NodeName(""))
-    if asked.name != _name(expected):
-        name = asked.name.rfc4514_string() or "empty"
-        return Denied("WrongName", f"the name of this certificate is CN={expected}, not {name}")
+    if asked.name != subject_name(expected):
+        right, name = (each.rfc4514_string() for each in (subject_name(expected), asked.name))
+        message = f"the name of this certificate is {right}, not {name or 'empty'}"
+        return Denied("WrongName", message)
     problem = _addresses_problem(holder, asked.addresses, rules)
     if problem is None and node is not None:
         if node not in nodes:
@@ -169,17 +175,13 @@ def _bound_node(request: Request) -> NodeName | None:
     return NodeName(named[0]) if len(named) == 1 and named[0] else None
 
 
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-
-
 def _addresses_problem(holder: Holder, addresses: tuple[Address, ...], rules: Rules) -> str | None:
-    if holder is not Holder.MEMBER:
+    if not holder.serves:
         message = f"{holder.value} serves nobody, so its certificate has no addresses"
         return message if addresses else None
     if not addresses:
-        return "a member of etcd asks for the address that it serves at"
-    foreign = sorted(set(addresses) - rules.members)
+        return f"{holder.value} asks for the address that it serves at"
+    foreign = sorted(set(addresses) - rules.members) if holder is Holder.MEMBER else ()
     return f"{', '.join(foreign)} is no member of etcd" if foreign else None
 
 

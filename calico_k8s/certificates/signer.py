@@ -59,6 +59,7 @@ from calico_k8s.controller.kube import KubeApi, Stream
 from calico_k8s.controller.reflector import Pause, Reflector
 from calico_k8s.controller.wire import Change
 from calico_k8s.datastore.etcd.rights import ROOT_USER, EtcdRights
+from calico_k8s.datastore.etcd.store import READER
 from calico_k8s.datastore.location import EtcdLocation
 from calico_k8s.errors import KubeError, KubeForbidden, KubeUnavailable
 from calico_k8s.model.addresses import Address
@@ -261,7 +262,7 @@ class Signer:
             decision = decide(request.spec, self._options.rules, nodes)
             if isinstance(decision, Granted) and not _is_of_use(decision, users):
                 decision = Undecided(
-                    f"etcd does not know {decision.subject.common_name} yet:"
+                    f"etcd does not know {decision.subject.common_name or READER} yet:"
                     f" {users.problem or 'soon'}"
                 )
             try:
@@ -301,7 +302,11 @@ class Signer:
                 signed = authority.sign(granted.subject, granted.key, _now(), granted.valid_for)
                 hand_out(self._api, approved, certificate_pem(signed))
                 self.metrics.answered.labels("signed").inc()
-                log.info("request signed", request=name, subject=granted.subject.common_name)
+                log.info(
+                    "request signed",
+                    request=name,
+                    subject=granted.subject.common_name or granted.holder.value,
+                )
 
     def _renew_own(self, authority: Authority) -> None:
         """A certificate as etcd's root, by which users are kept there."""
@@ -338,7 +343,9 @@ class Signer:
 
 
 def _is_of_use(granted: Granted, users: UserKeeper) -> bool:
-    return granted.holder is Holder.MEMBER or users.is_known(granted.subject.common_name)
+    if granted.holder is Holder.MEMBER:
+        return True
+    return users.is_known(READER if granted.holder is Holder.PROXY else granted.subject.common_name)
 
 
 def _internal(node: Node) -> frozenset[Address]:

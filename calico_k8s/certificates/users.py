@@ -6,16 +6,20 @@ etcd: a thread of its own does.
 """
 
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable
 
 import structlog
 
 from calico_k8s.certificates.names import CONTROLLER, NODES, node_user
 from calico_k8s.datastore.etcd.rights import EtcdRights, Grant
+from calico_k8s.datastore.etcd.store import READER, READER_KEY
 from calico_k8s.errors import StoreError
 from calico_k8s.model import keys
 from calico_k8s.model.names import NodeName
 
+READER_RENEWED_S = 24 * 3600.0
+"""A node that left the cluster knows the reader's password for so long at most."""
 CHECK_S = 5.0
 """How soon an etcd that was set up anew, and asks nobody, is told to ask."""
 
@@ -33,6 +37,7 @@ class UserKeeper:
         self._is_over = False
         self._ready: frozenset[str] = frozenset()
         self._problem: str | None = "etcd's users are not known yet"
+        self._reader_until_s = 0.0
         self._thread = threading.Thread(target=self._run, name="users", daemon=True)
 
     @property
@@ -85,17 +90,24 @@ class UserKeeper:
         before = self._ready
         try:
             self._rights.bring_to(wanted, is_ours)
+            self._keep_reader()
             if not self._rights.are_enforced():
                 self._ready = frozenset()
                 self._rights.enforce()
                 log.info("etcd asks for certificates' users from now on", users=len(wanted))
-            self._ready, self._problem = frozenset(wanted), None
+            self._ready, self._problem = frozenset((*wanted, READER)), None
         except StoreError as error:
             if str(error) != self._problem and not self._is_over:
                 log.warning("etcd's users are not as they should be", error=str(error))
             self._problem = str(error)
         if self._ready != before:
             self._on_change()
+
+    def _keep_reader(self) -> None:
+        now_s = time.monotonic()
+        if now_s > self._reader_until_s or not self._rights.has_reader():
+            self._rights.renew_reader((Grant(keys.V1),))
+            self._reader_until_s = now_s + READER_RENEWED_S
 
 
 def is_ours(user: str) -> bool:
@@ -110,5 +122,5 @@ def users_of(nodes: Iterable[NodeName]) -> dict[str, tuple[Grant, ...]]:
     }
     for node in nodes:
         own = Grant(f"{keys.STATUS}host/{node}/", can_write=True)
-        users[node_user(node)] = (Grant(keys.V1), own)
+        users[node_user(node)] = (Grant(keys.V1), Grant(READER_KEY), own)
     return users

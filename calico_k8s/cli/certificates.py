@@ -17,6 +17,13 @@ from calico_k8s.model.addresses import Address, parse_address
 
 METRICS_PORT = 9096
 DEFAULT_NAMESPACE = "calico-k8s"
+_HOLDERS = {
+    "felix": "calico-k8s-felix",
+    "controller": "calico-k8s-controller",
+    "etcd": "calico-k8s-etcd",
+    "etcd-proxy": "calico-k8s-etcd-proxy",
+}
+"""Their service accounts; the enumeration would take longer to import than a probe may."""
 VALID_S = 30 * 24 * 3600
 """Renewed after two thirds: the signer may be away for ten days."""
 
@@ -91,14 +98,16 @@ def signer_command(
 
 
 @click.command("certificate")
-@click.argument("holder", type=click.Choice(["felix", "controller", "etcd"]))
-@option("--node", metavar="NAME", help="This node's name in Kubernetes; felix and etcd need it.")
+@click.argument("holder", type=click.Choice(list(_HOLDERS)))
+@option(
+    "--node", metavar="NAME", help="This node's name in Kubernetes; all but the controller need it."
+)
 @option(
     "--address",
     metavar="ADDRESS[,ADDRESS...]",
     default="",
     callback=_parse_addresses,
-    help="Where this member of etcd serves.",
+    help="Where this member of etcd, or proxy, serves.",
 )
 @option(
     "--directory",
@@ -138,11 +147,11 @@ def certificate_command(
     from calico_k8s.controller.kube import connect, own_namespace
     from calico_k8s.model.names import NodeName
 
-    who = {"felix": Holder.FELIX, "controller": Holder.CONTROLLER, "etcd": Holder.MEMBER}[holder]
+    who = Holder(_HOLDERS[holder])
     if who is Holder.FELIX and not node:
         raise InputError("a node's certificate is of its name in Kubernetes: give --node NAME")
-    if who is Holder.MEMBER and not address:
-        raise InputError("a member's certificate is of its addresses: give --address ADDRESS")
+    if who.serves and not address:
+        raise InputError("a server's certificate is of its addresses: give --address ADDRESS")
     wish = Wish(
         who,
         Subject(common_name(who, NodeName(node or "")), address),

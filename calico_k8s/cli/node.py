@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
 
 from calico_k8s.cli.logging import LogOptions, log_options, logging_of
 from calico_k8s.cli.options import (
@@ -103,6 +104,12 @@ state_file_option = option(
 @log_options
 @metrics_port_option(FELIX_METRICS_PORT)
 @datastore_options
+@option(
+    "--etcd-proxies",
+    metavar="HOST:PORT[,HOST:PORT...]",
+    default="",
+    help="etcd's grpc-proxies to read through; status is written to etcd itself.",
+)
 @felix_settings
 @click.pass_context
 def felix_command(  # noqa: PLR0913 - one for each option
@@ -114,6 +121,7 @@ def felix_command(  # noqa: PLR0913 - one for each option
     log: LogOptions,
     metrics_port: int,
     datastore: DatastoreOptions,
+    etcd_proxies: str,
 ) -> None:
     r"""Enforce the datastore's policy on this node, as root, until stopped.
 
@@ -132,7 +140,9 @@ def felix_command(  # noqa: PLR0913 - one for each option
     identity = Identity(NodeName(node or platform.node()), setting_layers(ctx), Path(state_file))
     with (
         logging_of("felix", log),
-        open_datastore(datastore, Access.READ_WRITE) as store,
+        open_datastore(
+            msgspec.structs.replace(datastore, proxies=etcd_proxies), Access.READ_WRITE
+        ) as store,
         running_parts(identity, store, 0 if once else metrics_port) as agent,
     ):
         if not once:

@@ -11,7 +11,7 @@ import msgspec
 
 from calico_k8s.config import ENVIRONMENT_PREFIX
 from calico_k8s.datastore.factory import open_store
-from calico_k8s.datastore.location import Access, TlsFiles
+from calico_k8s.datastore.location import Access, TlsFiles, parse_endpoints
 from calico_k8s.datastore.store import Store
 from calico_k8s.errors import InputError
 
@@ -54,6 +54,7 @@ class DatastoreOptions(msgspec.Struct, frozen=True):
     ca: str | None = None
     cert: str | None = None
     key: str | None = None
+    proxies: str = ""
 
 
 def datastore_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -99,7 +100,8 @@ def open_datastore(options: DatastoreOptions, access: Access = Access.READ_ONLY)
     given = [Path(name) for name in files if name]
     if given and len(given) < len(files):
         raise InputError("TLS to etcd takes --etcd-ca, --etcd-cert and --etcd-key together")
-    store = open_store(options.url, TlsFiles(*given) if given else None, access)
+    proxies = parse_endpoints(options.proxies)
+    store = open_store(options.url, TlsFiles(*given) if given else None, access, proxies)
     try:
         yield store
     finally:

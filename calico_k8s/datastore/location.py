@@ -13,6 +13,7 @@ URL                                          store
 
 import enum
 import ipaddress
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -70,6 +71,11 @@ def parse_url(url: str) -> Location:
     )
 
 
+def parse_endpoints(text: str) -> tuple[str, ...]:
+    """Endpoints with commas between.  Raises: InputError."""
+    return tuple(_parse_endpoint(text, part.strip()) for part in text.split(",") if part.strip())
+
+
 def _parse_etcd_url(url: str) -> EtcdLocation:
     hosts, slash, path = url.removeprefix("etcd://").partition("/")
     endpoints = tuple(_parse_endpoint(url, text) for text in hosts.split(","))
@@ -100,14 +106,14 @@ def _parse_sqlite_url(url: str) -> LocalLocation:
     return LocalLocation(Path(path))
 
 
-def require_tls_beyond_loopback(location: EtcdLocation, tls: TlsFiles | None) -> None:
+def require_tls_beyond_loopback(endpoints: Iterable[str], tls: TlsFiles | None) -> None:
     """Holds that policy crosses no network unprotected.
 
     Raises: InputError for an endpoint that is not on this machine, without certificates.
     """
     if tls is not None:
         return
-    for endpoint in location.endpoints:
+    for endpoint in endpoints:
         if not _is_loopback(endpoint.rpartition(":")[0].strip("[]")):
             raise InputError(
                 f"etcd at {endpoint} is beyond this machine, so it takes certificates:"

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import NameOID
 
-from calico_k8s.certificates.authority import new_key
+from calico_k8s.certificates.authority import new_key, subject_name
 from calico_k8s.certificates.requests import (
     CLIENT_USAGES,
     NODE_CLAIM,
@@ -44,7 +43,7 @@ def pem(
     key: PrivateKey = KEY,
 ) -> bytes:
     """A request that says this."""
-    names = [x509.NameAttribute(NameOID.COMMON_NAME, common_name), *more_names]
+    names = [*subject_name(common_name), *more_names]
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(names))
     if alternatives:
         builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)

@@ -35,4 +35,4 @@ def test_a_long_name_is_not_the_short_name_of_another_node() -> None:
 
 def test_every_holder_has_a_name() -> None:
     names = {common_name(holder, NodeName("one")) for holder in Holder}
-    assert names == {"node-one", CONTROLLER, MEMBER}
+    assert names == {"node-one", CONTROLLER, MEMBER, ""}

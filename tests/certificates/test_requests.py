@@ -17,8 +17,8 @@ from calico_k8s.certificates.authority import Subject
 from calico_k8s.certificates.names import Holder
 from calico_k8s.certificates.requests import (
     CLIENT_USAGES,
-    MEMBER_USAGES,
     NODE_CLAIM,
+    SERVER_USAGES,
     Denied,
     Granted,
     Request,
@@ -44,7 +44,11 @@ def ip(address: str) -> x509.IPAddress:
 
 
 MEMBER = request(
-    pem("etcd-member", [ip("10.0.0.1")]), account("calico-k8s-etcd"), "node-1", MEMBER_USAGES
+    pem("etcd-member", [ip("10.0.0.1")]), account("calico-k8s-etcd"), "node-1", SERVER_USAGES
+)
+
+PROXY = request(
+    pem("", [ip("10.0.1.1")]), account("calico-k8s-etcd-proxy"), "node-1", SERVER_USAGES
 )
 
 
@@ -54,6 +58,7 @@ MEMBER = request(
         (FELIX, Holder.FELIX, Subject("node-node-1")),
         (CONTROLLER, Holder.CONTROLLER, Subject("controller")),
         (MEMBER, Holder.MEMBER, Subject("etcd-member", (Address("10.0.0.1"),))),
+        (PROXY, Holder.PROXY, Subject("", (Address("10.0.1.1"),))),
     ],
 )
 def test_who_asks_for_their_own_gets_it(asked: Request, holder: Holder, subject: Subject) -> None:
@@ -83,7 +88,15 @@ def altered(asked: Request, **fields: object) -> Request:
         (altered(FELIX, request=pem("root")), "WrongName", "not CN=root"),
         (altered(CONTROLLER, request=pem("root")), "WrongName", "CN=controller, not CN=root"),
         (altered(MEMBER, request=pem("root", [ip("10.0.0.1")])), "WrongName", "not CN=root"),
-        (altered(FELIX, usages=MEMBER_USAGES), "WrongUsages", "digital signature, client auth"),
+        (altered(PROXY, request=pem("root", [ip("10.0.1.1")])), "WrongName", "not CN=root"),
+        (altered(PROXY, request=pem("")), "WrongAddresses", "asks for the address"),
+        (altered(PROXY, extra={}), "NotBoundToANode", "bound to no pod"),
+        (
+            altered(PROXY, request=pem("", [ip("10.0.0.2")])),
+            "WrongAddresses",
+            "10.0.0.2 is no internal address of node node-1",
+        ),
+        (altered(FELIX, usages=SERVER_USAGES), "WrongUsages", "digital signature, client auth"),
         (altered(FELIX, usages=(*CLIENT_USAGES, "cert sign")), "WrongUsages", ""),
         (altered(FELIX, usages=("client auth",)), "WrongUsages", ""),
         (altered(MEMBER, usages=CLIENT_USAGES), "WrongUsages", "server auth"),
@@ -189,8 +202,8 @@ def test_a_certificate_lasts_as_long_as_asked_and_no_longer_than_allowed(
 
 @st.composite
 def any_request(draw: st.DrawFn) -> Request:
-    accounts = ["calico-k8s-felix", "calico-k8s-controller", "calico-k8s-etcd", "default"]
-    names = ["node-node-1", "node-node-2", "controller", "etcd-member", "root"]
+    accounts = [*(holder.value for holder in Holder), "default"]
+    names = ["node-node-1", "node-node-2", "controller", "etcd-member", "root", ""]
     addresses = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.1"]
     alternatives: Sequence[x509.GeneralName] = draw(
         st.lists(st.sampled_from(addresses).map(ip), max_size=2, unique=True)
@@ -199,7 +212,7 @@ def any_request(draw: st.DrawFn) -> Request:
         pem(draw(st.sampled_from(names)), alternatives),
         account(draw(st.sampled_from(accounts)), draw(st.sampled_from(["calico-k8s", "other"]))),
         draw(st.sampled_from([None, "node-1", "node-2", "node-3"])),
-        draw(st.sampled_from([CLIENT_USAGES, MEMBER_USAGES, ("client auth",)])),
+        draw(st.sampled_from([CLIENT_USAGES, SERVER_USAGES, ("client auth",)])),
     )
 
 
@@ -220,3 +233,7 @@ def test_whatever_is_granted_is_the_askers_own(asked: Request) -> None:
             assert name == "etcd-member"
             assert addresses
             assert addresses <= RULES.members & NODES[NodeName(node)]
+        case Holder.PROXY:
+            assert name == ""
+            assert addresses
+            assert addresses <= NODES[NodeName(node)]

@@ -4,6 +4,7 @@ In comes a folder, out goes a :class:`Installation`::
 
     control namespace    kube-apiserver and its etcd, reached by its address as in any cluster
     node-1 to node-3     a member of policy's etcd, Felix; two controllers, the signer
+    node-1, node-3       a proxy of policy's etcd, through which Felix reads
 
 Everything is applied by `kubectl apply -k` and started with what it says there.
 """
@@ -94,6 +95,16 @@ def fill_in(file: Path, values: Mapping[str, str]) -> None:
     file.write_text("\n".join([*lines, ""]))
 
 
+def read_through_proxies(file: Path, *nodes: LabNode) -> None:
+    """Takes the component of etcd's proxies into an overlay, as its own comments say."""
+    text = file.read_text()
+    (literal,) = (line for line in text.splitlines() if "# - etcd-proxies=" in line)
+    proxies = ",".join(f"{node.addresses[0]}:12378" for node in nodes)
+    taken = f"{literal.partition('#')[0]}- etcd-proxies={proxies}"
+    text = text.replace(literal, taken).replace("images:\n", "components: [../proxies]\nimages:\n")
+    file.write_text(text)
+
+
 @contextmanager
 def installation(folder: Path) -> Iterator[Installation]:
     """A cluster to which manifests/ has been applied; nothing is left at its end.
@@ -102,6 +113,7 @@ def installation(folder: Path) -> Iterator[Installation]:
     """
     with bare_cluster(folder) as site:
         manifests = overlay(folder / "manifests", site.settings)
+        read_through_proxies(manifests / "kustomization.yaml", NODES[0], NODES[2])
         site.kube.kubectl("apply", "-k", str(manifests))
         yield site
 

@@ -263,10 +263,12 @@ class Kubelet:
         found: dict[str, str] = {}
         for variable in container.get("env", ()):
             match variable:
-                case {"valueFrom": {"configMapKeyRef": {"name": name, "key": key}}}:
+                case {"valueFrom": {"configMapKeyRef": {"name": name, "key": key, **more}}}:
                     namespace = pod["metadata"]["namespace"]
                     path = f"/api/v1/namespaces/{namespace}/configmaps/{name}"
-                    found[variable["name"]] = _decoded(self._api.get(path))["data"][key]
+                    data = _decoded(self._api.get(path))["data"]
+                    if key in data or not more.get("optional"):
+                        found[variable["name"]] = data[key]
                 case {"valueFrom": {"fieldRef": {"fieldPath": path}}}:
                     found[variable["name"]] = _field(pod, path, machine.host.address)
                 case {"value": value}:

@@ -19,7 +19,7 @@ from calico_k8s.certificates.kube import (
     read_request,
 )
 from calico_k8s.certificates.names import AUTHORITY_NAME, Holder
-from calico_k8s.certificates.requests import CLIENT_USAGES, MEMBER_USAGES, Rules
+from calico_k8s.certificates.requests import CLIENT_USAGES, SERVER_USAGES, Rules
 from calico_k8s.certificates.signer import Options, Signer
 from calico_k8s.controller.kube import connect
 from calico_k8s.datastore.location import EtcdLocation
@@ -138,7 +138,7 @@ def test_two_signers_sign_by_one_authority(site: Site, sign: Callable[..., Signe
     names = [f"twice-{number}" for number in range(8)]
     with closing(site.account(Holder.MEMBER.value)) as member:
         for name in names:
-            file_request(member, name, request_pem(MEMBER, new_key()), MEMBER_USAGES, DAY)
+            file_request(member, name, request_pem(MEMBER, new_key()), SERVER_USAGES, DAY)
     requests = [wait_until_signed(site, name) for name in names]
     issuers = {load_certificates(each.status.certificate)[0].issuer for each in requests}
     assert len(issuers) == 1
@@ -173,7 +173,7 @@ def test_a_client_waits_for_etcd_and_a_member_does_not(
         request = request_pem(Subject("node-rights-node"), new_key())
         file_request(felix, name, request, CLIENT_USAGES, DAY)
     with closing(site.account(Holder.MEMBER.value)) as member:
-        file_request(member, "goes", request_pem(MEMBER, new_key()), MEMBER_USAGES, DAY)
+        file_request(member, "goes", request_pem(MEMBER, new_key()), SERVER_USAGES, DAY)
     wait_until_signed(site, "goes")
     wait_for(lambda: signer.metrics.waiting._value.get() > 0)
     assert "users" in str(signer.is_ready()) or "etcd" in str(signer.is_ready())

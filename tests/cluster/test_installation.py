@@ -21,9 +21,9 @@ import yaml
 
 from calico_k8s.certificates import files
 from calico_k8s.certificates.authority import Subject, load_certificates, new_key, request_pem
-from calico_k8s.certificates.kube import REQUESTS, file_request, read_request
+from calico_k8s.certificates.kube import REQUESTS, file_request, read_bundle, read_request
 from calico_k8s.certificates.names import AUTHORITY_NAME
-from calico_k8s.certificates.requests import CLIENT_USAGES, MEMBER_USAGES
+from calico_k8s.certificates.requests import CLIENT_USAGES, SERVER_USAGES
 from calico_k8s.controller.kube import KubeApi, connect
 from calico_k8s.datastore.location import TlsFiles
 from calico_k8s.errors import KubeForbidden
@@ -39,7 +39,7 @@ from tests.etcd.certificates import Authority
 # The first test waits for everything to start, on whatever else the machine does.
 pytestmark = [pytest.mark.cluster, pytest.mark.kernel, pytest.mark.timeout(300)]
 
-PORT, PEER_PORT = 12379, 12380
+PORT, PEER_PORT, PROXY_PORT = 12379, 12380, 12378
 
 
 class Running(NamedTuple):
@@ -50,11 +50,12 @@ class Running(NamedTuple):
     etcd: list[Pod]
     controllers: list[Pod]
     agents: list[Pod]
+    proxies: list[Pod]
 
     @property
     def pods(self) -> list[Pod]:
         """Everything."""
-        return [self.signer, *self.etcd, *self.controllers, *self.agents]
+        return [self.signer, *self.etcd, *self.controllers, *self.agents, *self.proxies]
 
     def command(self, *arguments: str) -> tuple[int, str]:
         """What an operator sees of `kubectl exec deploy/calico-k8s-controller -- calico-k8s ...`."""
@@ -83,6 +84,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             site.make("statefulsets", "calico-k8s-etcd", 1, 2, 3),
             site.make("deployments", "calico-k8s-controller", 1, 2),
             site.make("daemonsets", "calico-k8s-felix", 1, 2),
+            site.make("daemonsets", "calico-k8s-etcd-proxy", 1, 3),
         )
         site.kubelet.start(found.pods)
         yield found
@@ -132,12 +134,16 @@ def test_a_pod_of_a_closed_namespace_is_enforced_on_its_node(running: Running) -
 
 
 def ask(
-    running: Running, tls: TlsFiles | None, *asks: tuple[str, str], member: int = 1
+    running: Running,
+    tls: TlsFiles | None,
+    *asks: tuple[str, str],
+    member: int = 1,
+    port: int = PORT,
 ) -> list[str]:
-    """What etcd answers to whoever has these files."""
+    """What etcd, or what listens at another port, answers to whoever has these files."""
     machine = running.site.machine(member)
     document = {
-        "url": f"etcd://{machine.host.address}:{PORT}",
+        "url": f"etcd://{machine.host.address}:{port}",
         "tls": None if tls is None else [str(tls.ca), str(tls.cert), str(tls.key)],
         "asks": asks,
     }
@@ -194,6 +200,35 @@ def test_etcd_lets_nobody_else_do_anything(running: Running, tmp_path: Path) -> 
     assert ask(running, member, asked, ("write", "/v1/a")) == ["StoreForbidden"] * 2, "a member's"
 
 
+def test_a_proxy_lets_nobody_do_anything_by_their_certificate(
+    running: Running, tmp_path: Path
+) -> None:
+    asked = (("read", "/v1/"), ("write", "/v1/a"), ("watch", "/felix/v2/"))
+    for pod in (running.agents[0], running.controllers[0], running.proxies[0]):
+        assert ask(running, tls_of(pod), *asked, port=PROXY_PORT) == ["StoreForbidden"] * 3
+    assert ask(running, tls_of(running.proxies[0]), *asked) == ["StoreForbidden"] * 3, "of etcd"
+    assert ask(running, None, asked[0], port=PROXY_PORT) == ["StoreUnavailable"]
+    ca = tls_of(running.agents[0]).ca
+    stranger = Authority(tmp_path).issue("root")
+    foreign = TlsFiles(ca, stranger.cert, stranger.key)
+    assert ask(running, foreign, asked[0], port=PROXY_PORT) == ["StoreUnavailable"]
+
+
+def test_agents_read_through_whichever_proxy_there_is(running: Running) -> None:
+    objects = running.site.objects
+    for number, gone in enumerate(running.proxies):
+        gone.stop()
+        objects.namespace(f"through-{number}", annotations={"projectcalico-policy": "closed"})
+        wait_for(running.are_in_sync, lambda: str(running.status()))
+        profile = f"namespace.through-{number}"
+        wait_for(lambda: profile in running.command("get", "profiles")[1])  # noqa: B023 - at once
+        wait_for(running.are_in_sync, lambda: str(running.status()))
+        gone.start()
+    with running.site.machine(1).host.inside():
+        peers = subprocess.check_output(["ss", "-tnH", "state", "established"], text=True)
+    assert f":{PROXY_PORT}" in peers
+
+
 def speak(machine: Machine, port: int, tls: TlsFiles, text: str) -> str:
     """The first line that a port answers to a request over TLS.  Raises: OSError."""
     context = ssl.create_default_context(cafile=tls.ca)
@@ -246,10 +281,10 @@ def as_pod(running: Running, pod: Pod, folder: Path, token: str | None = None) -
         ("felix", Subject("root"), CLIENT_USAGES, "WrongName"),
         ("felix", Subject("etcd-member"), CLIENT_USAGES, "WrongName"),
         ("felix", Subject("node-node-1", (Address("192.168.9.1"),)), CLIENT_USAGES, "WrongAddr"),
-        ("felix", Subject("node-node-1"), MEMBER_USAGES, "WrongUsages"),
+        ("felix", Subject("node-node-1"), SERVER_USAGES, "WrongUsages"),
         ("controller", Subject("root"), CLIENT_USAGES, "WrongName"),
-        ("etcd", Subject("etcd-member", (Address("192.168.9.2"),)), MEMBER_USAGES, "WrongAddr"),
-        ("etcd", Subject("etcd-member", (Address("192.168.9.9"),)), MEMBER_USAGES, "WrongAddr"),
+        ("etcd", Subject("etcd-member", (Address("192.168.9.2"),)), SERVER_USAGES, "WrongAddr"),
+        ("etcd", Subject("etcd-member", (Address("192.168.9.9"),)), SERVER_USAGES, "WrongAddr"),
         ("admin", Subject("node-node-1"), CLIENT_USAGES, "NotOurServiceAccount"),
     ],
 )
@@ -352,8 +387,10 @@ def test_an_authority_that_is_replaced_is_followed_by_all(running: Running) -> N
     before = tls_of(running.agents[0]).ca.read_bytes()
     api.delete(f"{secrets}/{AUTHORITY_NAME}")
     running.signer.restart()
-    running.site.kubelet.restart([*running.etcd, *running.controllers, *running.agents])
-    after = {tls_of(pod).ca.read_bytes() for pod in running.pods if pod is not running.signer}
+    wait_for(lambda: read_bundle(api, NAMESPACE) != before, lambda: running.signer.log)
+    others = [pod for pod in running.pods if pod is not running.signer]
+    running.site.kubelet.restart(others)
+    after = {tls_of(pod).ca.read_bytes() for pod in others}
     assert len(after) == 1
     assert before not in after
     wait_for(running.are_in_sync, lambda: running.agents[0].log)

@@ -29,7 +29,7 @@ from calico_k8s.certificates.kube import (
     read_request,
 )
 from calico_k8s.certificates.names import AUTHORITY_NAME, Holder
-from calico_k8s.certificates.requests import MEMBER_USAGES, Rules
+from calico_k8s.certificates.requests import SERVER_USAGES, Rules
 from calico_k8s.certificates.signer import Options as SignerOptions
 from calico_k8s.certificates.signer import Signer
 from calico_k8s.controller.lease import API as LEASES
@@ -167,7 +167,7 @@ def sign(site: Site, account: str, until: Until) -> None:
     name = f"asked-{next(_NUMBERS)}"
     with closing(site.account(Holder.MEMBER.value)) as member:
         request = request_pem(Subject("etcd-member", (ADDRESS,)), new_key())
-        file_request(member, name, request, MEMBER_USAGES, dt.timedelta(days=1))
+        file_request(member, name, request, SERVER_USAGES, dt.timedelta(days=1))
     rules = Rules(NAMESPACE, frozenset({ADDRESS}), dt.timedelta(days=1))
     nobody = EtcdLocation(("127.0.0.1:1",), "/calico")
     with closing(site.account(account)) as api:

@@ -65,12 +65,12 @@ def test_a_bad_url_is_told_what_would_be_right(url: str, told: str) -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.8.8", "[::1]"])
 def test_etcd_on_this_machine_may_do_without_certificates(host: str) -> None:
-    require_tls_beyond_loopback(EtcdLocation((f"{host}:2379",), "/calico"), None)
+    require_tls_beyond_loopback((f"{host}:2379",), None)
 
 
 @pytest.mark.parametrize("host", ["10.0.0.1", "etcd.example", "[fd00::1]", "128.0.0.1"])
 def test_etcd_beyond_this_machine_takes_certificates(host: str) -> None:
-    location = EtcdLocation(("127.0.0.1:2379", f"{host}:2379"), "/calico")
+    endpoints = ("127.0.0.1:2379", f"{host}:2379")
     with pytest.raises(InputError, match="--etcd-ca"):
-        require_tls_beyond_loopback(location, None)
-    require_tls_beyond_loopback(location, TLS)
+        require_tls_beyond_loopback(endpoints, None)
+    require_tls_beyond_loopback(endpoints, TLS)

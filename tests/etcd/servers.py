@@ -225,6 +225,67 @@ def etcd_cluster(
         yield EtcdCluster(servers, authority.issue("client") if authority else None)
 
 
+class GrpcProxy:
+    """etcd's own proxy before a cluster; its port stays while it comes and goes."""
+
+    def __init__(
+        self, program: Path, folder: Path, cluster: EtcdCluster, tls: TlsFiles | None
+    ) -> None:
+        (self.port,) = free_ports(1)
+        self._log = folder / f"proxy{self.port}.log"
+        scheme = "https" if tls else "http"
+        endpoints = ",".join(f"{scheme}://{member.endpoint}" for member in cluster.members)
+        self._command = ["setpriv", "--pdeathsig", "KILL", str(program), "grpc-proxy", "start"]
+        self._command += ["--endpoints", endpoints, "--listen-addr", self.endpoint]
+        self._command += ["--advertise-client-url", ""]
+        if tls:
+            self._command += ["--cacert", str(tls.ca), "--trusted-ca-file", str(tls.ca)]
+            self._command += ["--cert-file", str(tls.cert), "--key-file", str(tls.key)]
+            self._command += ["--cert", str(tls.cert), "--key", str(tls.key)]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """Where clients reach it."""
+        return f"{LOOPBACK}:{self.port}"
+
+    def start(self) -> None:
+        """Starts it, and waits until it listens."""
+        with self._log.open("ab") as log:
+            environment = {"PATH": os.environ["PATH"]}
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment)
+        give_up_at = time.monotonic() + START_TIMEOUT_S
+        while True:
+            with socket.socket() as asking:
+                if asking.connect_ex((LOOPBACK, self.port)) == 0:
+                    return
+            said = self._log.read_text()[-2000:]
+            assert self.process.poll() is None, f"the proxy ended:\n{said}"
+            assert time.monotonic() < give_up_at, f"the proxy does not listen:\n{said}"
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """Ends it as a power failure would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@contextmanager
+def grpc_proxies(
+    folder: Path, cluster: EtcdCluster, count: int, tls: TlsFiles | None = None
+) -> Iterator[tuple[GrpcProxy, ...]]:
+    """Proxies that listen; with a certificate, which has no common name, where the cluster wants one."""
+    program = etcd_binary(EtcdVersion.CURRENT)
+    proxies = tuple(GrpcProxy(program, folder, cluster, tls) for _ in range(count))
+    with ExitStack() as stack:
+        for proxy in proxies:
+            stack.callback(proxy.kill)
+            proxy.start()
+        yield proxies
+
+
 def free_ports(count: int, host: Host = HERE) -> tuple[int, ...]:
     """Ports that nobody has now; all are held until all are known, so that they differ."""
     with ExitStack() as stack:

@@ -24,7 +24,7 @@ Document = dict[str, Any]  # Any: what YAML can say
 def documents() -> list[Document]:
     return [
         document
-        for folder in ("base", "clean")
+        for folder in ("base", "clean", "proxies")
         for path in sorted((MANIFESTS / folder).glob("*.yaml"))
         for document in yaml.safe_load_all(path.read_text())
     ]
@@ -90,7 +90,8 @@ def test_a_pod_needs_no_dns_no_service_and_no_network_of_pods(workload: Document
 
 
 def test_names_in_the_manifests_are_those_in_the_program() -> None:
-    text = "".join(path.read_text() for path in (MANIFESTS / "base").glob("*.yaml"))
+    folders = (MANIFESTS / "base", MANIFESTS / "proxies")
+    text = "".join(path.read_text() for folder in folders for path in folder.glob("*.yaml"))
     for holder in Holder:
         assert f"serviceAccountName: {holder.value}\n" in text
     assert f"resourceNames: [{SIGNER_NAME}]" in text
@@ -110,7 +111,7 @@ def test_names_in_the_manifests_are_those_in_the_program() -> None:
 
 def test_etcd_is_the_release_that_is_tested() -> None:
     (tested,) = re.findall(r"server/v3 (v[\d.]+)\n", (ROOT / "tests/etcd/go.mod").read_text())
-    (used,) = {each["image"] for _, each in CONTAINERS if each["name"] == "etcd"}
+    (used,) = {each["image"] for _, each in CONTAINERS if each["name"] in ("etcd", "etcd-proxy")}
     assert used.endswith(f":{tested}")
 
 

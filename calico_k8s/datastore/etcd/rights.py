@@ -1,8 +1,9 @@
 """Who may read and write what in etcd: users, their roles, and whether etcd asks at all.
 
 In come users with what each may do; out go the changes that make etcd hold just that.  A user is
-known by the common name of its certificate and has no password; its one role has its name.  Users
-and roles that somebody else made stay, and root.
+known by the common name of its certificate and has no password; its one role has its name.  Only
+the reader has one, since etcd's proxies pass no certificate's name on.  Users and roles that
+somebody else made stay, and root.
 
 The etcd3 package knows neither users without a password nor etcd's own word on whether rights are
 enforced, so these messages are written as in :mod:`.wire`.
@@ -10,17 +11,28 @@ enforced, so these messages are written as in :mod:`.wire`.
 Source: etcd api/etcdserverpb/rpc.proto, api/authpb/auth.proto (3.6).
 """
 
+import secrets
 from collections.abc import Callable, Mapping
 
 import msgspec
 
-from calico_k8s.datastore.etcd.transport import Members
-from calico_k8s.datastore.etcd.wire import bytes_field, encode_key, fields, number_field, prefix_end
+from calico_k8s.datastore.etcd.store import READER, READER_KEY
+from calico_k8s.datastore.etcd.transport import TXN, Members
+from calico_k8s.datastore.etcd.wire import (
+    bytes_field,
+    encode_key,
+    encode_txn,
+    fields,
+    number_field,
+    prefix_end,
+)
 from calico_k8s.datastore.location import EtcdLocation, TlsFiles
+from calico_k8s.datastore.store import Put
 
 ROOT_USER = "root"
 """The user who may do everything, by a role of the same name that etcd makes."""
 
+_PASSWORD_BYTES = 32
 _SERVICE = "/etcdserverpb.Auth/"
 _READ, _READ_WRITE = 0, 2  # authpb.Permission.Type
 
@@ -89,6 +101,24 @@ class EtcdRights:
         for name in unchecked:
             self._bring_user(name, is_there=name in users)
             self._checked[name] = wanted[name]
+
+    def renew_reader(self, grants: tuple[Grant, ...]) -> None:
+        """Gives the user who reads through proxies a new password, kept where nodes read it.
+
+        Tokens of the old one end; watches that are open go on.
+        """
+        password = secrets.token_urlsafe(_PASSWORD_BYTES)
+        self._bring_role(READER, grants, is_there=READER in self._names("RoleList"))
+        method = "UserChangePassword" if READER in self._names("UserList") else "UserAdd"
+        self._call(method, bytes_field(1, READER.encode()) + bytes_field(2, password.encode()))
+        if READER not in self._roles_of(READER):
+            self._call("UserGrantRole", _pair(READER, READER))
+        request = encode_txn(self._root, (Put(READER_KEY, password.encode()),), ())
+        self._members.ask(lambda member: member.call(TXN, request))
+
+    def has_reader(self) -> bool:
+        """Whether :meth:`renew_reader` was called for this etcd."""
+        return READER in self._names("UserList")
 
     def close(self) -> None:
         """Gives the connections back."""

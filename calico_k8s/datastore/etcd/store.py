@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 
 from calico_k8s.datastore.etcd import transport, wire
-from calico_k8s.datastore.etcd.transport import Member, Members
+from calico_k8s.datastore.etcd.transport import Login, Member, Members
 from calico_k8s.datastore.etcd.watcher import EtcdWatcher, Place
 from calico_k8s.datastore.location import EtcdLocation, TlsFiles
 from calico_k8s.datastore.store import (
@@ -28,20 +28,36 @@ PAGE_TIMEOUT_S = 10.0
 PAGE_BYTES = 4 << 20
 """What a page of a long read aims at: 7,000 of our entries, 30 ms."""
 FIRST_PAGE_ENTRIES = 1000
+SPREAD_S = 2.0
+"""A proxy that ends is the end of thousands of watches: they are opened elsewhere over this time."""
 READS_MAX = 3
 """A read whose revision is compacted away between its pages starts over, this many times."""
 
 
-class EtcdStore:
-    """A key space in etcd.  Nothing is contacted before the first call."""
+READER = "proxy-reader"
+"""The user of etcd as whom everybody reads through proxies."""
+READER_KEY = "/proxy-reader"
+"""Holds the reader's password, for those who may read everything by their own certificates."""
 
-    def __init__(self, location: EtcdLocation, tls: TlsFiles | None) -> None:
+
+class EtcdStore:
+    """A key space in etcd.  Nothing is contacted before the first call.
+
+    With ``proxies``, which are etcd's own grpc-proxy, reads of prefixes and watches go through
+    them; everything else goes to the members themselves.
+    """
+
+    def __init__(
+        self, location: EtcdLocation, tls: TlsFiles | None, proxies: tuple[str, ...] = ()
+    ) -> None:
         if tls:
             transport.check_tls(tls)
         self._location = location
         self._tls = tls
+        self._proxies = proxies
         self._root = location.root
         self._members = Members(location.endpoints, tls)
+        self._readers = self._new_readers() if proxies else self._members
         self._lock = threading.Lock()
         self._watchers: set[EtcdWatcher] = set()
         self._place_by_prefix: dict[str, Place] = {}  # reached by the last read or watcher
@@ -68,7 +84,7 @@ class EtcdStore:
         entries: list[Entry] = []
         while True:
             request = wire.encode_range(start, end, limit=limit, revision=revision)
-            answer = self._call(transport.RANGE, request, PAGE_TIMEOUT_S)
+            answer = _ask(self._readers, transport.RANGE, request, PAGE_TIMEOUT_S)
             page = wire.decode_range(answer, len(self._root))
             revision = revision or page.header.revision
             entries += page.entries
@@ -108,12 +124,13 @@ class EtcdStore:
 
     def watch(self, prefix: str, after: Revision) -> EtcdWatcher:
         """Follows a prefix, over a channel of its own, so that no long read is in its way."""
-        members = Members(self._location.endpoints, self._tls)
+        members = self._new_readers()
+        spread_s = SPREAD_S if self._proxies else 0.0
         with self._lock:
             place = self._place_by_prefix.get(prefix)
             if place is None or place.revision != after:
                 place = Place(place.cluster_id if place else 0, after, "", ABSENT)
-            watcher = EtcdWatcher(members, self._root, prefix, place, self._on_close)
+            watcher = EtcdWatcher(members, self._root, prefix, place, self._on_close, spread_s)
             self._watchers.add(watcher)
         return watcher
 
@@ -164,10 +181,22 @@ class EtcdStore:
             watchers = tuple(self._watchers)
         for watcher in watchers:
             watcher.close()
+        self._readers.close()
         self._members.close()
 
-    def _call(
-        self, method: str, request: bytes, timeout_s: float = transport.CALL_TIMEOUT_S
-    ) -> bytes:
+    def _new_readers(self) -> Members:
+        if not self._proxies:
+            return Members(self._location.endpoints, self._tls)
+        return Members(self._proxies, self._tls, self._login if self._tls else None)
+
+    def _login(self) -> Login | None:
+        entry = self.get(READER_KEY)
+        return Login(READER, entry.value.decode()) if entry is not None else None
+
+    def _call(self, method: str, request: bytes) -> bytes:
         """A call that may be repeated without harm."""
-        return self._members.ask(lambda member: member.call(method, request, timeout_s))
+        return _ask(self._members, method, request, transport.CALL_TIMEOUT_S)
+
+
+def _ask(members: Members, method: str, request: bytes, timeout_s: float) -> bytes:
+    return members.ask(lambda member: member.call(method, request, timeout_s))

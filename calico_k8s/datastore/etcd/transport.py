@@ -16,7 +16,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NoReturn, Protocol, TypeVar
+from typing import NamedTuple, NoReturn, Protocol, TypeVar
 
 # etcd3 0.12 carries code generated for protobuf 3, which later ones load only as pure Python.
 os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"] = "python"
@@ -33,7 +33,7 @@ except TypeError as error:
         "etcd3 needs protobuf as pure Python, but something imported protobuf before this module"
     ) from error
 
-from calico_k8s.datastore.etcd.wire import WireError
+from calico_k8s.datastore.etcd.wire import WireError, bytes_field, fields
 from calico_k8s.datastore.location import TlsFiles
 from calico_k8s.errors import (
     InputError,
@@ -82,6 +82,7 @@ WATCH = "/etcdserverpb.Watch/Watch"
 LEASE_GRANT = "/etcdserverpb.Lease/LeaseGrant"
 LEASE_REVOKE = "/etcdserverpb.Lease/LeaseRevoke"
 LEASE_KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
+AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 
 _UNSENT = (
     "failed to connect to all addresses",
@@ -94,6 +95,9 @@ _UNSENT = (
 _GONE = ("etcdserver: mvcc: required revision",)
 """``... has been compacted`` and ``... is a future revision``."""
 
+_FORBIDDEN = "etcdserver: permission denied"
+_TOKEN_ENDED = "etcdserver: invalid auth token"
+"""Not used for five minutes, of a password that was changed, or of a member that was restarted."""
 _RIGHTS_MOVED = "etcdserver: revision of auth store is old"
 """Any user's or role's change refuses what was on its way meanwhile, before it is done."""
 _RIGHTS_TRIES = 10
@@ -105,6 +109,17 @@ class MemberFailed(Exception):
     def __init__(self, message: str, *, is_unsent: bool) -> None:
         self.is_unsent = is_unsent
         super().__init__(message)
+
+
+class Login(NamedTuple):
+    """A user of etcd who is known by a password: through a proxy no certificate's name gets on."""
+
+    user: str
+    password: str
+
+
+LoginReader = Callable[[], Login | None]
+"""The login as it is now; None where etcd asks nobody who they are."""
 
 
 class Stream(Protocol):
@@ -135,8 +150,12 @@ def check_tls(tls: TlsFiles) -> None:
 class Member:
     """A channel to one member, connected at its first call."""
 
-    def __init__(self, endpoint: str, tls: TlsFiles | None) -> None:
+    def __init__(
+        self, endpoint: str, tls: TlsFiles | None, read_login: LoginReader | None = None
+    ) -> None:
         self.endpoint = endpoint
+        self._read_login = read_login
+        self._metadata: tuple[tuple[str, str], ...] = _LEADER_WANTED
         host, _, port = endpoint.rpartition(":")
         certificates = (
             {"ca_cert": str(tls.ca), "cert_cert": str(tls.cert), "cert_key": str(tls.key)}
@@ -158,9 +177,10 @@ class Member:
         """
         for tries in range(1, _RIGHTS_TRIES + 1):
             try:
+                self._log_in()
                 ask = self._unary.get(method) or self._client.channel.unary_unary(method)
                 self._unary[method] = ask
-                return ask(request, timeout=timeout_s, metadata=_LEADER_WANTED)
+                return ask(request, timeout=timeout_s, metadata=self._metadata)
             except (grpc.RpcError, ValueError) as error:
                 if not _have_rights_moved(error) or tries == _RIGHTS_TRIES:
                     raise_for(error, self.endpoint)
@@ -169,8 +189,9 @@ class Member:
     def stream(self, method: str, requests: Iterator[bytes], timeout_s: float | None) -> Stream:
         """Answers to a stream of requests; iterating raises grpc's errors (``STREAM_ERRORS``)."""
         try:
+            self._log_in()
             stream: Stream = self._client.channel.stream_stream(method)(
-                requests, timeout=timeout_s, metadata=_LEADER_WANTED
+                requests, timeout=timeout_s, metadata=self._metadata
             )
         except ValueError as error:
             raise_for(error, self.endpoint)
@@ -179,6 +200,27 @@ class Member:
     def close(self) -> None:
         """Ends whatever goes on over this channel."""
         self._client.close()
+
+    def _log_in(self) -> None:
+        """Once for each channel: a token that is refused ends the channel, and the next logs in."""
+        if self._read_login is None:
+            return
+        login, self._read_login = self._read_login(), None
+        if login is None:
+            return
+        request = bytes_field(1, login.user.encode()) + bytes_field(2, login.password.encode())
+        ask = self._client.channel.unary_unary(AUTHENTICATE)
+        try:
+            answer = ask(request, timeout=CALL_TIMEOUT_S, metadata=_LEADER_WANTED)
+        except (grpc.RpcError, ValueError) as error:
+            # Whatever it is, a password that was changed meanwhile included: with a new channel it
+            # is read anew.
+            details = error.details() if isinstance(error, grpc.Call) else "the channel was closed"
+            message = f"{self.endpoint} does not log {login.user} in: {details}"
+            raise MemberFailed(message, is_unsent=True) from error
+        for number, start, end in fields(answer, 0, len(answer)):
+            if number == 2:  # AuthenticateResponse.token
+                self._metadata = (*_LEADER_WANTED, ("token", answer[start:end].decode()))
 
 
 STREAM_ERRORS = (grpc.RpcError, ValueError)
@@ -191,9 +233,15 @@ class Members:
     The first is chosen by chance, so that a cluster's many clients are spread over its members.
     """
 
-    def __init__(self, endpoints: tuple[str, ...], tls: TlsFiles | None) -> None:
+    def __init__(
+        self,
+        endpoints: tuple[str, ...],
+        tls: TlsFiles | None,
+        read_login: LoginReader | None = None,
+    ) -> None:
         self._endpoints = endpoints
         self._tls = tls
+        self._read_login = read_login
         self._lock = threading.Lock()
         self._is_closed = False
         self._at = random.randrange(len(endpoints))
@@ -249,7 +297,7 @@ class Members:
             if self._is_closed:
                 raise StoreUnavailable("the store has been closed")
             if self._member is None:
-                self._member = Member(self._endpoints[self._at], self._tls)
+                self._member = Member(self._endpoints[self._at], self._tls, self._read_login)
             return self._member
 
 
@@ -265,8 +313,13 @@ def raise_for(error: Exception, endpoint: str) -> NoReturn:
     code, details = error.code(), error.details() or ""
     message = f"{endpoint}: {details or code.name}"
     match code:
-        case grpc.StatusCode.OUT_OF_RANGE if details.startswith(_GONE):
+        # A proxy hands etcd's words on, but not always its code.
+        case _ if details.startswith(_GONE):
             raise StoreCompacted(f"that part of etcd's history is not there: {message}") from error
+        case _ if details.startswith(_TOKEN_ENDED):
+            raise MemberFailed(message, is_unsent=True) from error
+        case _ if details.startswith(_FORBIDDEN):
+            raise StoreForbidden(f"etcd refuses this certificate's user: {message}") from error
         case grpc.StatusCode.PERMISSION_DENIED | grpc.StatusCode.UNAUTHENTICATED:
             raise StoreForbidden(f"etcd refuses this certificate's user: {message}") from error
         case grpc.StatusCode.NOT_FOUND if "lease" in details:

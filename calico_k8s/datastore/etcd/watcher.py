@@ -10,6 +10,7 @@ that change there is not the one that was followed, and what it did since can't 
 Source: etcd's API guarantees; rpc.proto, WatchCreateRequest.
 """
 
+import random
 import threading
 from collections.abc import Callable, Iterator
 
@@ -44,6 +45,7 @@ class EtcdWatcher:
         prefix: str,
         after: Place,
         on_close: Callable[["EtcdWatcher"], None],
+        spread_s: float = 0.0,
     ) -> None:
         self.prefix = prefix
         self.place = after
@@ -53,6 +55,8 @@ class EtcdWatcher:
         self._key = wire.encode_key(root, prefix)
         self._end = wire.prefix_end(self._key)
         self._on_close = on_close
+        self._spread_s = spread_s
+        self._has_failed = False
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._open: _OpenWatch | None = None
@@ -71,6 +75,7 @@ class EtcdWatcher:
                 raise
             except MemberFailed:
                 self._drop()
+                self._has_failed = True
                 continue
             if batch:
                 return batch
@@ -113,6 +118,8 @@ class EtcdWatcher:
 
     def _reopen(self) -> Batch:
         """Watches on at the first member that takes it; says so by an empty batch."""
+        if self._has_failed:
+            self._closed.wait(random.uniform(0, self._spread_s))
         watch = self._members.ask(self._open_on)
         with self._lock:
             self._open = watch

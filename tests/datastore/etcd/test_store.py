@@ -6,7 +6,7 @@ from calico_k8s.datastore.etcd import store as etcd_store
 from calico_k8s.datastore.etcd import wire
 from calico_k8s.datastore.factory import open_store
 from calico_k8s.datastore.store import Put, transact_in_order
-from tests.datastore.followers import Follower
+from tests.datastore.followers import Follower, wait_until
 from tests.etcd.servers import EtcdCluster
 
 pytestmark = pytest.mark.etcd
@@ -27,7 +27,7 @@ def test_keys_live_below_the_root_and_nowhere_else(current_etcd: EtcdCluster) ->
     ]
     for store in (ours, other, outer):
         store.close()
-    assert follower.has_ended
+    wait_until(lambda: follower.has_ended, "the end of the watch")
 
 
 @pytest.mark.parametrize("page_bytes", [1, 500, 20_000])
