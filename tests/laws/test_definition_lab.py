@@ -54,3 +54,27 @@ def test_packets_pass_as_the_definition_says(lab: Lab, objects: list[Object]) ->
     lab.apply(expanded(objects, before=lab.objects))
     computed = compute_matrix(lab.snapshot, SERVICES)
     assert lasting(lab, SERVICES, differing(computed)) == []
+
+
+@pytest.mark.parametrize("lab", [KINDS["ptp-legacy"]], ids=["ptp-legacy"], indirect=True)
+@pytest.mark.parametrize("action", ["Allow", "Deny"])
+def test_after_a_small_change_a_negated_protocol_leaves_out_that_protocol_alone(
+    lab: Lab, action: str
+) -> None:
+    """python-iptables left out a flag of IPv6, so that all but UDP was UDP too."""
+    pods: list[Object] = [
+        {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": name}, "spec": {"nodeName": node}}
+        for name, node in (("near", "node-1"), ("far", "node-2"))
+    ]
+    last: Object = {"action": "Deny" if action == "Allow" else "Allow"}
+    for rule in ({"action": action, "protocol": "UDP"}, {"action": action, "notProtocol": "UDP"}):
+        policy: Object = {
+            "apiVersion": "projectcalico.org/v3",
+            "kind": "GlobalNetworkPolicy",
+            "metadata": {"name": "negated"},
+            "spec": {"selector": "all()", "types": ["Ingress"], "ingress": [rule, last]},
+        }
+        lab.apply(expanded([*pods, policy], before=lab.objects))
+        computed = compute_matrix(lab.snapshot, SERVICES)
+        assert len({cell.verdict for cell in computed.probes if cell.src != cell.dst}) == 2
+        assert lasting(lab, SERVICES, differing(computed)) == []
