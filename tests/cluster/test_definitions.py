@@ -25,8 +25,19 @@ from calico_k8s.translate.findings import Code
 from calico_k8s.translate.objects import decode_object, known_kind
 from tests.cli.program import run
 from tests.cluster.calico_specs import BAD, GOOD, GUARD_SPEC, with_rule
+from tests.cluster.cluster_policy_specs import (
+    BAD_CLUSTER_POLICIES,
+    CLUSTER_POLICIES,
+    field_paths,
+    known_cluster_policy_fields,
+)
 from tests.cluster.controllers import CommandController, Stored, wait_for
-from tests.cluster.definitions import CRDS, define_calicos, define_cluster_network_policies
+from tests.cluster.definitions import (
+    CRDS,
+    cluster_network_policies,
+    define_calicos,
+    define_cluster_network_policies,
+)
 from tests.cluster.installation import ROOT
 from tests.cluster.objects import Document, KubeObjects
 from tests.cluster.servers import NOBODY, ApiServer, api_server
@@ -110,10 +121,16 @@ def absent(controller: CommandController) -> set[str]:
     return set(re.findall(metric, controller.ask("/metrics")[1], re.MULTILINE))
 
 
+def version_schema(definition: Document) -> Document:
+    """The properties of an object of the only version."""
+    (version,) = definition["spec"]["versions"]
+    found: Document = version["schema"]["openAPIV3Schema"]["properties"]
+    return found
+
+
 def spec_of(kind: str) -> Document:
     """The schema of a kind's spec."""
-    (version,) = DEFINITIONS[kind]["spec"]["versions"]
-    spec: Document = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    spec: Document = version_schema(DEFINITIONS[kind])["spec"]
     return spec
 
 
@@ -182,20 +199,40 @@ def test_a_definition_of_others_is_followed_too(
     controller: CommandController, defined: ApiServer, written: KubeObjects, stored: Stored
 ) -> None:
     define_cluster_network_policies(defined)
-    policy = {
-        "apiVersion": "policy.networking.k8s.io/v1alpha2",
-        "kind": "ClusterNetworkPolicy",
-        "metadata": {"name": "base"},
-        "spec": {
-            "tier": "Baseline",
-            "priority": 10,
-            "subject": {"namespaces": {}},
-            "ingress": [{"action": "Deny", "from": [{"namespaces": {}}]}],
-        },
-    }
-    written.api.create(PATHS["ClusterNetworkPolicy"], policy)
-    key = keys.PolicyKey(TierName("kube-baseline"), PolicyId("ClusterNetworkPolicy", "", "base"))
-    wait_for(lambda: key in stored.items(), lambda: controller.log[-3000:])
+    objects = []
+    for policy in CLUSTER_POLICIES:
+        written.api.create(PATHS["ClusterNetworkPolicy"], policy)
+        decoded = decode_object("ClusterNetworkPolicy", policy)
+        assert decoded.object is not None
+        objects.append(decoded.object)
+    translated = translate_all(objects).items
+    wanted = {key: value for key, value in translated.items() if isinstance(value, Policy)}
+    assert len(wanted) == len(CLUSTER_POLICIES) > 10
+    wait_for(lambda: wanted.items() <= stored.items().items(), lambda: controller.log[-3000:])
+
+
+@pytest.mark.usefixtures("defined")
+@pytest.mark.parametrize(("words", "fields"), BAD_CLUSTER_POLICIES)
+def test_what_the_definition_of_others_refuses_is_not_understood_either(
+    written: KubeObjects, words: str, fields: Document
+) -> None:
+    (policy,) = [each for each in CLUSTER_POLICIES if each["metadata"]["name"] == "no-world"]
+    bad = {**policy, "metadata": {"name": "bad"}, "spec": {**policy["spec"], **fields}}
+    with pytest.raises(KubeError) as refused:
+        written.api.create(PATHS["ClusterNetworkPolicy"], bad)
+    assert words in str(refused.value)
+    decoded = decode_object("ClusterNetworkPolicy", bad)
+    assert decoded.object is not None
+    codes = {finding.code for finding in translate_all([decoded.object]).findings}
+    assert codes == {Code.POLICY_INVALID}
+
+
+def test_every_field_of_the_definition_of_others_is_known() -> None:
+    standard = cluster_network_policies("standard")
+    everything = cluster_network_policies("experimental")
+    fields = set(field_paths(version_schema(everything)["spec"]))
+    assert set(field_paths(version_schema(standard)["spec"])) < fields
+    assert fields == known_cluster_policy_fields()
 
 
 @pytest.mark.usefixtures("defined")

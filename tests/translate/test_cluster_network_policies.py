@@ -56,6 +56,17 @@ def test_who_goes_before_whom(others: str, rules: str, tier: str, sources: str) 
     assert world.codes == []
 
 
+def test_pods_without_a_namespace_selector_are_those_of_all_namespaces() -> None:
+    """The definition that its project publishes takes it: such a deny was not enforced."""
+    deny = "ingress: [{action: Deny, from: [{pods: {podSelector: {matchLabels: {pod: b}}}}]}]"
+    subject = "namespaceSelector: {matchLabels: {ns: x}}, "
+    for text in (cluster_policy(deny), cluster_policy(deny).replace(subject, "")):
+        world = World(text)
+        assert world.codes == []
+        assert world.sources("x/a") == "x/c y/a y/c z/a z/c outside"
+    assert World(text).sources("z/a") == "x/a x/c y/a y/c z/c outside"
+
+
 def test_the_lower_priority_goes_first() -> None:
     first, second = (
         cluster_policy(DENY_Y, name="z"),
