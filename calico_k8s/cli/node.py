@@ -1,4 +1,4 @@
-"""``felix`` and its ``clean``: what runs on a node."""
+"""``felix``, its ``restore``, ``clean`` and ``drift``: what runs on a node."""
 
 import os
 import platform
@@ -9,14 +9,17 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from calico_k8s.cli.logging import LogOptions, log_options, logging_of
+from calico_k8s.cli.differences import drift_lines, left_lines
+from calico_k8s.cli.logging import LogOptions, log_options, logging_of, set_up_logging
 from calico_k8s.cli.options import (
     DatastoreOptions,
     datastore_options,
     metrics_port_option,
     open_datastore,
     option,
+    output_option,
 )
+from calico_k8s.cli.present import print_data
 from calico_k8s.config import OPTIONS, Layer, from_environment, resolve
 from calico_k8s.datastore.location import Access
 from calico_k8s.errors import InputError, UnavailableError
@@ -182,23 +185,61 @@ def restore_command(state_file: str, lock_timeout_s: float) -> None:
 
 
 @felix_command.command("clean")
+@option("--verify", is_flag=True, help="Remove nothing: only look whether anything is left.")
 @lock_timeout_option
-def clean_command(lock_timeout_s: float) -> None:
+@output_option
+def clean_command(*, verify: bool, lock_timeout_s: float, output: str) -> None:
     r"""Remove every chain, rule, set and mark of ours from this node's kernel.
+
+    What is left is then read anew, and told; exit 1 if there is something.
 
     \b
     Example:
       calico-k8s felix clean
+      calico-k8s felix clean --verify
     """
     require_root()
     from calico_k8s.felix.kernel import clean_kernel
+    from calico_k8s.felix.leftovers import find_leftovers
 
-    config = resolve((from_environment(os.environ),)).config
-    problems = clean_kernel(lock_timeout_s, config.mark_mask)
-    for problem in problems:
+    mark_mask = resolve((from_environment(os.environ),)).config.mark_mask
+    for problem in () if verify else clean_kernel(lock_timeout_s, mark_mask):
         click.echo(problem, err=True)
-    click.echo("nothing of ours is left" if not problems else f"{len(problems)} things are left")
-    click.get_current_context().exit(1 if problems else 0)
+    findings = tuple(find_leftovers(mark_mask))
+    print_data({"findings": findings}, output, lambda: left_lines(findings))
+    click.get_current_context().exit(1 if findings else 0)
+
+
+@felix_command.command("drift")
+@option("--node", metavar="NAME", help="As the agent has it; the host name unless given.")
+@datastore_options
+@felix_settings
+@output_option
+@click.pass_context
+def drift_command(
+    ctx: click.Context, *, node: str | None, datastore: DatastoreOptions, output: str
+) -> None:
+    r"""Print what this node's kernel holds otherwise than it should; exit 1 if there is something.
+
+    Writes nothing.  Settings that the agent has as flags are given here, too.
+
+    \b
+    Example:
+      calico-k8s felix drift --node worker-1 --datastore etcd://127.0.0.1:2379
+    """
+    require_root()
+    from calico_k8s.felix.drift import DriftFinder
+    from calico_k8s.felix.process import choose_backend
+    from calico_k8s.model.names import NodeName
+
+    layers = setting_layers(ctx)
+    name = NodeName(node or platform.node())
+    set_up_logging(LogOptions(level="warning"))
+    with open_datastore(datastore) as store:
+        backend = choose_backend(resolve(layers).config)
+        drift = DriftFinder(name, layers, store, backend).find()
+    print_data(drift, output, lambda: drift_lines(drift))
+    ctx.exit(1 if drift.findings else 0)
 
 
 def require_root() -> None:

@@ -26,7 +26,7 @@ from calico_k8s.config import Layer
 from calico_k8s.datastore.updates import UpdateQueue
 from calico_k8s.errors import KernelError
 from calico_k8s.felix.allowance import Allowance
-from calico_k8s.felix.attachments import Attachments
+from calico_k8s.felix.attachments import Attachments, wanted_places
 from calico_k8s.felix.cutting import Cutting
 from calico_k8s.felix.enforce import Applied, Enforcer
 from calico_k8s.felix.interfaces import Wanted
@@ -273,11 +273,7 @@ class Agent:
         self._schedule.by(Task.JUDGE, now_s)
 
     def _wanted(self) -> Wanted:
-        config = self._settings.config
-        record = self._graph.record
-        pod_nets = config.pod_cidr or (record.pod_cidrs if record is not None else ())
-        endpoints = (a for e in self._graph.endpoints.values() for a in e.addresses)
-        return Wanted(frozenset(endpoints), config.workload_interfaces, pod_nets)
+        return wanted_places(self._graph, self._settings.config)
 
     def _do(self, task: Task, now_s: float) -> None:  # noqa: C901 - one arm for each task
         """Do a task that is due, and say when it is due again."""

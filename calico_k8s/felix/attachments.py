@@ -7,6 +7,8 @@ group), which bridges show their packets to iptables, and which address is behin
 
 from collections.abc import Mapping
 
+from calico_k8s.calc.graph import Graph
+from calico_k8s.config import Config
 from calico_k8s.errors import KernelError
 from calico_k8s.felix.bridge import BridgeDriver
 from calico_k8s.felix.interfaces import (
@@ -71,10 +73,7 @@ class Attachments:
         if found.unsettled:
             self._watcher.solicit(found.unsettled)
         self._found, self._wanted = found, wanted
-        by_address = {
-            address: Attachment(interface, is_shared=interface in found.bridges)
-            for address, interface in found.by_address.items()
-        }
+        by_address = attachments_of(found)
         if by_address != self.by_address:
             self.by_address = by_address
 
@@ -113,3 +112,19 @@ class Attachments:
         except KernelError:
             self.forget()
             raise
+
+
+def wanted_places(graph: Graph, config: Config) -> Wanted:
+    """What to find in the node's network: its endpoints, and what is known of it beforehand."""
+    record = graph.record
+    pod_nets = config.pod_cidr or (record.pod_cidrs if record is not None else ())
+    endpoints = (a for e in graph.endpoints.values() for a in e.addresses)
+    return Wanted(frozenset(endpoints), config.workload_interfaces, pod_nets)
+
+
+def attachments_of(found: Interfaces) -> Mapping[Address, Attachment]:
+    """Where each endpoint that was found is, as rules and sets see it."""
+    return {
+        address: Attachment(interface, is_shared=interface in found.bridges)
+        for address, interface in found.by_address.items()
+    }

@@ -24,12 +24,14 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from calico_k8s.errors import KernelError
 from calico_k8s.felix.delta import DeltaTracker
+from calico_k8s.felix.differences import Difference
 from calico_k8s.felix.interfaces import Interfaces
 from calico_k8s.model.addresses import Address, address_version
 from calico_k8s.netlink.nftables import NftSocket
@@ -207,6 +209,36 @@ class BridgeDriver:
         drifted = self._tracker.replace_programmed(dict.fromkeys(held))
         self.needs_resync = False
         return drifted + (had_rules and not self._has_rules)
+
+    def differences(self) -> Iterator[Difference]:
+        """What the table is otherwise than desired; reads it, writes nothing.
+
+        Without ``nft`` on the node, and no port that leads to a pod, there is nothing to read.
+        """
+        if not self._tracker.desired and shutil.which("nft") is None:
+            return
+        self.resync()
+        place = f"nft bridge {TABLE}"
+        if not self._tracker.desired:
+            if self._has_table:
+                yield Difference("bridge", place, "the table is not wanted")
+            return
+        if not self._has_table:
+            yield Difference("bridge", place, "the table is missing")
+        elif not self._has_rules:
+            yield Difference("bridge", place, "the table has other rules")
+        wanted, held = (
+            tuple(f"{element.set_name}: {element.text}" for element in sorted(elements))
+            for elements in (self._tracker.updates, self._tracker.deletes)
+        )
+        if wanted or held:
+            yield Difference("bridge", place, "the sets have other elements", wanted, held)
+
+    def bound_ports(self) -> dict[Address, str]:
+        """The port that the kernel's table binds each address to, as it was last read."""
+        bound = (e for e in self._tracker.programmed if e.set_name in ("bound4", "bound6"))
+        pairs = (element.text.rsplit(" . ", 1) for element in bound)
+        return {Address(address): port.strip('"') for port, address in pairs}
 
     def apply(self) -> int:
         """Write what differs in one transaction; how many elements, 0 where nothing does.

@@ -93,12 +93,18 @@ class FlowCutter:
 
     def restore_all(self) -> int:
         """Clear the bit wherever it is set; how many flows carried it."""
-        marked = [
+        return self._socket.set_mark(self._marked(), 0, self._bit)
+
+    def cut_count(self) -> int:
+        """How many flows carry the bit."""
+        return len(self._marked())
+
+    def _marked(self) -> list[ConntrackEntry]:
+        return [
             entry
             for version in VERSIONS
             for entry in self._socket.dump_marked(version, self._bit, self._bit)
         ]
-        return self._socket.set_mark(marked, 0, self._bit)
 
 
 def flow_count() -> int:

@@ -19,6 +19,7 @@ import structlog
 
 from calico_k8s.errors import KernelError
 from calico_k8s.felix.delta import DeltaTracker
+from calico_k8s.felix.differences import Difference
 from calico_k8s.netlink.ipset import (
     DEFAULT_HASHSIZE,
     DEFAULT_MAXELEM,
@@ -201,6 +202,27 @@ class IpsetDriver:
     def is_in_sync(self) -> bool:
         """Nothing to write, as far as is known."""
         return not (self._dirty or self._stale or self.needs_resync)
+
+    def differences(self) -> Iterator[Difference]:
+        """What the sets of ours are otherwise than desired; reads everything, writes nothing.
+
+        What is believed of the kernel is as it was read; a set of another type is left alone.
+        """
+        headers = self._socket.headers()
+        for name, state in sorted(self._states.items()):
+            header = headers.get(name)
+            is_fit = header is not None and header.holds(state.ipset)
+            self._read_back(state, header if is_fit else None)
+            if header is None:
+                yield Difference("ipset", f"ipset {name}", "is missing")
+            elif not is_fit:
+                what = f"is a {header.type} with other options than {state.ipset.type} wants"
+                yield Difference("ipset", f"ipset {name}", what)
+            if header is None or is_fit:
+                yield from state.differences()
+        for name in sorted(filter(is_our_ipset, headers)):
+            if name not in self._states:
+                yield Difference("ipset", f"ipset {name}", "is not wanted")
 
     def resync(self, names: Collection[IpsetName] | None = None) -> int:
         """Read back the sets of ours; how many sets and members were other than believed.
@@ -388,6 +410,17 @@ class _IpsetState:
         members = [self.tracker.programmed[key] for key in self.tracker.deletes]
         return Edit(self.ipset, MemberCommand.DELETE, members)
 
+    def differences(self) -> Iterator[Difference]:
+        """The members that are missing, too much, or with another mark, as one difference."""
+        tracker = self.tracker
+        wanted = tuple(sorted(_spelled(tracker.desired[key]) for key in tracker.updates))
+        leaving = (*tracker.deletes, *(key for key in tracker.updates if key in tracker.programmed))
+        held = tuple(sorted(_spelled(tracker.programmed[key]) for key in leaving))
+        if wanted or held:
+            yield Difference(
+                "member", f"ipset {self.ipset.name}", "has other members", wanted, held
+            )
+
     def _canonical(self, member: KernelMember) -> KernelMember:
         text = canonical_member(member.text, self.ipset.type, self.ipset.version)
         return member if text == member.text else msgspec.structs.replace(member, text=text)
@@ -406,6 +439,12 @@ class _IpsetState:
 _SPLIT_TEXTS: Final = frozenset(ZERO_NET_HALVES) | {
     half for halves in ZERO_NET_HALVES.values() for half in halves
 }
+
+
+def _spelled(member: KernelMember) -> str:
+    """A member as ``ipset save`` would print it."""
+    mark = f" skbmark {member.mark:#x}/{member.mark_mask:#x}" if member.mark_mask else ""
+    return f"{member.text}{mark}{' nomatch' if member.nomatch else ''}"
 
 
 def is_our_ipset(name: str) -> bool:

@@ -6,6 +6,7 @@ business.
 """
 
 import threading
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from calico_k8s.felix.apply import Applier
 from calico_k8s.felix.bridge import BridgeDriver, clean_bridges
 from calico_k8s.felix.conntrack import FlowCutter
 from calico_k8s.felix.desired import Left, Order, Plan
+from calico_k8s.felix.differences import Difference
 from calico_k8s.felix.interfaces import InterfaceWatcher
 from calico_k8s.felix.ipsets import IpsetDriver, clean_ipsets
 from calico_k8s.felix.iptables import inprocess
@@ -89,6 +91,13 @@ class Kernel:
             {version: recover(text, layout) for version, text in saved.items()},
             self.ipsets.existing(),
         )
+
+    def differences(self) -> Iterator[Difference]:
+        """What sets, tables and the bridges' table hold otherwise than desired; writes nothing."""
+        for driver in self._tables.values():
+            yield from driver.differences()
+        yield from self.ipsets.differences()
+        yield from self.bridges.differences()
 
     def saved(self, boot_id: str) -> SavedState:
         """What is desired now, for the disk."""

@@ -27,9 +27,11 @@ from calico_k8s.netlink.wire import (
 )
 
 NFNL_SUBSYS_NFTABLES = 10
-NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_NEWGEN, NFT_MSG_GETGEN = 4, 7, 15, 16
+NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE = 1, 4, 7
+NFT_MSG_NEWGEN, NFT_MSG_GETGEN = 15, 16
 NFNLGRP_NFTABLES = 7
 NFTA_GEN_ID = 1
+NFTA_TABLE_NAME = 1
 NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME = 1, 3
 NFTA_RULE_TABLE, NFTA_RULE_EXPRESSIONS = 1, 4
 NFTA_EXPR_NAME, NFTA_EXPR_DATA = 1, 2
@@ -38,6 +40,7 @@ NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN = 1, 2
 NFT_JUMP = 0xFFFFFFFD  # -3
 TableFamily = Version | Literal["bridge"]
 _FAMILIES: Final[dict[TableFamily, int]] = {4: 2, 6: 10, "bridge": 7}  # NFPROTO_IPV4 ...
+_FAMILY_NAMES: Final = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 
 _SO_ATTACH_FILTER: Final = 26
 _BPF_WORD: Final = struct.Struct("=HBBI")  # struct sock_filter
@@ -98,6 +101,16 @@ class NftSocket:
             if data is not None:
                 return int(BE32.unpack(data)[0])
         return 0
+
+    def tables(self) -> list[tuple[str, str]]:
+        """The family, as ``nft`` writes it, and the name of every table, sorted."""
+        request = netfilter_request(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE, 0, 0, b"")
+        found: list[tuple[str, str]] = []
+        for message in self._socket.dump(request, "nft tables"):
+            name = attribute_text(attribute_map(message.body[4:])[NFTA_TABLE_NAME])
+            family = message.body[0]
+            found.append((_FAMILY_NAMES.get(family, str(family)), name))
+        return sorted(found)
 
     def chains(self, version: TableFamily, table: str) -> list[str]:
         """The names of a table's chains; none when there is no such table."""

@@ -10,7 +10,7 @@ import errno
 import ipaddress
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Flag, auto
 from typing import Final, NamedTuple
 
@@ -75,6 +75,8 @@ class Link(NamedTuple):
     is_loopback: bool
     group: int = 0
     """The link group, as ``ip link set group`` writes it: 32 bits that any program may use."""
+    is_filtered: bool = False
+    """A bridge whose packets, of both families, are shown to iptables whatever the machine says."""
 
 
 class LinkAddress(NamedTuple):
@@ -280,8 +282,9 @@ class RoutingEvents:
 def _unpack_link(body: memoryview) -> Link:
     _family, _kind, index, flags, _change = _IFINFOMSG.unpack_from(body)
     attributes = attribute_map(body[_IFINFOMSG.size :])
-    info = attributes.get(IFLA_LINKINFO)
-    kind = attribute_map(info).get(IFLA_INFO_KIND) if info else None
+    found = attributes.get(IFLA_LINKINFO)
+    info = attribute_map(found) if found else {}
+    kind = info.get(IFLA_INFO_KIND)
     master = attributes.get(IFLA_MASTER)
     group = attributes.get(IFLA_GROUP)
     return Link(
@@ -292,6 +295,15 @@ def _unpack_link(body: memoryview) -> Link:
         mac=bytes(attributes.get(IFLA_ADDRESS, b"")),
         is_loopback=bool(flags & IFF_LOOPBACK),
         group=U32.unpack(group)[0] if group else 0,
+        is_filtered=kind is not None and bytes(kind) == b"bridge\0" and _is_filtered(info),
+    )
+
+
+def _is_filtered(info: Mapping[int, memoryview]) -> bool:
+    options = attribute_map(info.get(IFLA_INFO_DATA, memoryview(b"")))
+    return all(
+        any(options.get(kind, b""))
+        for kind in (IFLA_BR_NF_CALL_IPTABLES, IFLA_BR_NF_CALL_IP6TABLES)
     )
 
 

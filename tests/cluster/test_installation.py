@@ -133,6 +133,14 @@ def test_a_pod_of_a_closed_namespace_is_enforced_on_its_node(running: Running) -
     assert "shop/web" in running.command("get", "endpoints")[1]
 
 
+def test_no_node_holds_anything_but_what_it_should(running: Running) -> None:
+    for agent in running.agents:
+        code, said = agent["felix"].run(["calico-k8s", "felix", "drift"])
+        assert (code, "the kernel holds what it should" in said) == (0, True), said
+        code, said = agent["felix"].run(["calico-k8s", "felix", "clean", "--verify"])
+        assert (code, "ipset cali4-src: is left" in said) == (1, True), said
+
+
 def ask(
     running: Running,
     tls: TlsFiles | None,

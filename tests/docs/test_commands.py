@@ -30,6 +30,7 @@ CLUSTER_COMMANDS = (
             "rollout status daemonset/calico-k8s-felix",
             "rollout status daemonset/calico-k8s-clean",
             "exec deployment/calico-k8s-controller -c controller -- calico-k8s status",
+            "exec daemonset/calico-k8s-felix -c felix -- calico-k8s felix drift",
             "delete daemonset calico-k8s-felix",
             "delete statefulset calico-k8s-etcd",
             "delete secret calico-k8s-ca",
@@ -48,6 +49,10 @@ COVERED = {
     "scripts/test": "tests/test_run.py",
     "calico-k8s standalone /etc/calico-k8s/manifests": "tests/cli/test_standalone.py",
     "calico-k8s felix clean": "tests/lab/test_agents_life.py",
+    "calico-k8s felix clean --verify": "tests/felix/test_leftovers.py",
+    "calico-k8s felix drift --node worker-1 --datastore etcd://127.0.0.1:2379": (
+        "tests/felix/test_drift.py"
+    ),
     "calico-k8s lint --kubeconfig": "tests/cluster/test_source.py",
     **dict.fromkeys(CLUSTER_COMMANDS, "tests/cluster/test_installation.py"),
 }

@@ -9,11 +9,15 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
+from calico_k8s.config import Layer
+from calico_k8s.felix.drift import Drift, DriftFinder
 from calico_k8s.felix.saved import SavedState
 from calico_k8s.lab.beats import SETTLE_S, verdict_runs
 from calico_k8s.lab.kubeproxy import IptablesFlavour
+from calico_k8s.lab.netns import entered
 from calico_k8s.lab.plan import PodNetwork
-from calico_k8s.lab.run import Lab, LabOptions, lab_up
+from calico_k8s.lab.run import Lab, LabOptions, agent_arguments, lab_up
+from calico_k8s.model.names import NodeName
 from calico_k8s.model.resources import Action
 from tests.lab.walls import (
     API,
@@ -204,9 +208,42 @@ def iptables(lab: Lab, version: int, commands: tuple[str, ...]) -> None:
             on_node(lab, NODE_1, program, "-w", "10", *words)
 
 
+def drift(lab: Lab, node: NodeName) -> Drift:
+    """What the command that looks finds on a node, given the agent's flags."""
+    pairs = zip(*2 * [iter(agent_arguments(lab.options))], strict=True)
+    flags = Layer("command line", {name.removeprefix("--"): value for name, value in pairs})
+    with entered(lab.cluster.nodes[node].namespace):
+        return DriftFinder(node, (flags,), lab.store.store, backend(lab)).find()
+
+
+def test_no_node_drifts_and_what_was_meddled_with_is_found_or_mended(lab: Lab) -> None:
+    assert [drift(lab, node).findings for node in (NODE_1, NODE_2)] == [(), ()]
+    lab.agents.stop(NODE_1)
+    meddled = {"member"}
+    element = on_node(lab, NODE_1, "ipset", "save", "cali4-dst").split("add cali4-dst ")[1]
+    on_node(lab, NODE_1, "ipset", "del", "cali4-dst", element.split()[0])
+    if lab.options.network is PodNetwork.BRIDGE:
+        meddled |= {"bridge", "interface"}
+        table = on_node(lab, NODE_1, "nft", "list", "set", "bridge", "calico_k8s", "bound4")
+        bound = re.search(r'"\S+" \. [\d.]+', table)
+        assert bound, table
+        on_node(lab, NODE_1, "nft", f"delete element bridge calico_k8s bound4 {{ {bound[0]} }}")
+        bridge = re.search(
+            r"^\d+: (\S+):", on_node(lab, NODE_1, "ip", "link", "show", "type", "bridge")
+        )
+        assert bridge
+        words = ("set", bridge[1], "type", "bridge", "nf_call_iptables", "0")
+        on_node(lab, NODE_1, "ip", "link", *words)
+    assert {finding.kind for finding in drift(lab, NODE_1).findings} == meddled
+    lab.start_agent(NODE_1)
+    lab.wait_in_force()
+    assert drift(lab, NODE_1).findings == ()
+
+
 def test_clean_leaves_nothing(lab: Lab) -> None:
     lab.agents.stop(NODE_2)
     assert "nothing of ours is left" in felix_clean(lab, NODE_2)
+    assert "nothing of ours is left" in felix_clean(lab, NODE_2, "--verify")
     assert "cali" not in kernels(lab)[NODE_2]
     assert "calico" not in on_node(lab, NODE_2, "nft", "list", "ruleset")
     links = on_node(lab, NODE_2, "ip", "link")

@@ -125,9 +125,9 @@ def on_site(site: NodeSite, *command: str) -> str:
     return done.stdout
 
 
-def felix_clean(lab: Lab, node: NodeName) -> str:
+def felix_clean(lab: Lab, node: NodeName, *options: str) -> str:
     """``felix clean`` on a node."""
-    return on_node(lab, node, sys.executable, "-m", "calico_k8s", "felix", "clean")
+    return on_node(lab, node, sys.executable, "-m", "calico_k8s", "felix", "clean", *options)
 
 
 def answers(lab: Lab, src: str, to: Address, port: int, timeout_s: float = 1.0) -> bool:

@@ -10,10 +10,13 @@ change, none where nothing differs.  Other programs' chains and rules are read p
                      └───────────────────────────────┘
 """
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, Protocol
 
 from calico_k8s.errors import IptablesError
+from calico_k8s.felix.differences import Difference
+from calico_k8s.felix.iptables.compare import table_differences
 from calico_k8s.felix.iptables.hashes import HashedTable, Hasher, RuleHash
 from calico_k8s.felix.iptables.inprocess import (
     InProcessRefusal,
@@ -144,6 +147,12 @@ class TableDriver:
             before = {name: held for name, held in before.items() if name not in as_before}
         self._compared = stamp
         return len(before)
+
+    def differences(self) -> Iterator[Difference]:
+        """What of ours the table holds otherwise than desired; an ``iptables-save``, no writing."""
+        place = f"IPv{self._version} {self._backend} {self._table}"
+        saved = save(self._backend, self._version, self._table)
+        yield from table_differences(self._desired, saved, place)
 
     def _printed(self) -> dict[str, Texts]:
         return printed_texts(save(self._backend, self._version, self._table))

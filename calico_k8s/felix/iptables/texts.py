@@ -13,20 +13,35 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from calico_k8s.felix.iptables.hashes import HashedTable
+from calico_k8s.felix.iptables.hashes import COMMENT_PREFIX, HashedTable
 from calico_k8s.render.tables import CHAIN_PREFIX, ChainName
 
+_COMMENT: Final = re.compile(rf' ?-m comment --comment "?({COMMENT_PREFIX}[\w-]+)"?')
 _OWN_RULE: Final = re.compile(rf"^-A ({CHAIN_PREFIX}\S*) (.*)$", re.MULTILINE)
 
 Texts = tuple[str, ...]
 """The rules of one chain, in order."""
 
 
+def split_comment(rule: str) -> tuple[str, str]:
+    """A rule without our comment, and what that says; empty where there is none."""
+    found = _COMMENT.search(rule)
+    if found is None:
+        return rule, ""
+    return (rule[: found.start()] + rule[found.end() :]).strip(), found[1]
+
+
+def comment_last(rule: str) -> str:
+    """A printed rule with our comment where we write it: iptables prints a target after it."""
+    text, comment = split_comment(rule)
+    return f'{text} -m comment --comment "{comment}"' if comment else rule
+
+
 def printed_texts(saved: str) -> dict[str, Texts]:
     """The rules of our chains in what was printed; a chain without rules is not there."""
     found: dict[str, list[str]] = {}
     for chain, rule in _OWN_RULE.findall(saved):
-        found.setdefault(chain, []).append(rule)
+        found.setdefault(chain, []).append(comment_last(rule))
     return {chain: tuple(rules) for chain, rules in found.items()}
 
 

@@ -12,6 +12,7 @@ from calico_k8s.errors import IptablesError
 from calico_k8s.felix.iptables.driver import TableDriver
 from calico_k8s.felix.iptables.programs import Backend, program_name, save
 from calico_k8s.model.addresses import Version
+from calico_k8s.netlink.nftables import NftSocket
 from calico_k8s.render.tables import ChainName, HookName, RuleText, Table
 from tests.namespaces import Namespace, run
 
@@ -176,6 +177,15 @@ def test_what_another_program_changed_is_noticed_and_mended(
     ]
     assert len(tool.chain("cali-group")) == 2
     assert tool.chain("cali-empty") == []
+
+
+def test_a_first_comparison_of_words_writes_nothing(driver: TableDriver, version: Version) -> None:
+    driver.set_desired(usual(version))
+    driver.apply()
+    with contextlib.closing(NftSocket()) as tables:
+        before = tables.generation()
+        assert driver.mend_words() == 0
+        assert tables.generation() == before
 
 
 @pytest.mark.parametrize("place", [1, 2])
