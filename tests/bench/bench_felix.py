@@ -8,14 +8,10 @@ prober: a member added to an ipset by one netlink message, and the store's own w
 Needs root.  Arguments: ``--json``, ``--changes N``, then stores (sqlite, etcd) and backends
 (legacy, nft); all unless given.
 """
-# long: one setting for all its figures, each beside its floor
 
 import argparse
 import json
-import os
 import select
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,14 +19,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-import msgspec
-
 from calico_k8s.datastore.factory import open_store
-from calico_k8s.datastore.store import Put, Store, transact_in_order
+from calico_k8s.datastore.store import Store
 from calico_k8s.datastore.syncer import Syncer, SyncState
 from calico_k8s.datastore.updates import UpdateQueue
 from calico_k8s.errors import StoreError
-from calico_k8s.model import codec, keys
+from calico_k8s.model import keys
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.keys import Key
 from calico_k8s.model.names import EndpointId, NamespaceName, NodeName, ProfileId, TagName
@@ -47,72 +41,16 @@ from calico_k8s.model.resources import (
     Value,
     WorkloadEndpoint,
 )
-from calico_k8s.model.status import StoredStatus, status_path
 from calico_k8s.netlink.ipset import Edit, IpsetSocket, MemberCommand
 from calico_k8s.render.tables import IpsetName, KernelIpset, KernelMember
-from tests.bench.stamped import PATIENCE_S, PORT, Figure, StampedFlow, summary
+from tests.bench.bed import NODE, OWN, UPLINK, Bed, Felix, local_address, remote_address, write
+from tests.bench.stamped import PATIENCE_S, PORT, Figure, summary
 from tests.etcd.servers import etcd_cluster
-from tests.namespaces import Namespace, ip, new_namespace, run
+from tests.namespaces import run
 
-NODE, ELSEWHERE = NodeName("here"), NodeName("elsewhere")
+ELSEWHERE = NodeName("elsewhere")
 LOCAL, REMOTE, ANNOTATIONS = 50, 950, 100
 STARTING_REMOTE = 1000
-UPLINK = Address("192.168.0.254")
-OWN = Address("192.168.0.1")
-
-
-class Bed:
-    """A node: an uplink, pods behind veths, one pod that listens, and one outside that sends."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self.node = stack.enter_context(new_namespace())
-        self.outside = stack.enter_context(new_namespace())
-        self.server = stack.enter_context(new_namespace())
-        self.joiner = stack.enter_context(new_namespace())
-        with self.node:
-            self._wire()
-        with self.server:
-            self.flow = stack.enter_context(closing(StampedFlow(local_address(0))))
-
-    def _wire(self) -> None:
-        ip(f"link add eth0 type veth peer name eth0 netns {self.outside.path}")
-        ip(f"addr add {OWN}/24 dev eth0")
-        ip("link set eth0 up")
-        with self.outside:
-            ip(f"addr add {UPLINK}/24 dev eth0")
-            ip("link set eth0 up")
-            ip(f"addr add {remote_address(0)}/32 dev lo")
-            ip(f"route add default via {OWN}")
-        ip(f"route add default via {UPLINK}")
-        for number in range(LOCAL):
-            pod = {0: self.server, 1: self.joiner}.get(number)
-            self._attach(number, pod)
-        run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0")
-
-    def _attach(self, number: int, pod: Namespace | None) -> None:
-        link, address = f"cali{number}", local_address(number)
-        inside = f"name eth0 netns {pod.path}" if pod is not None else f"name peer{number}"
-        ip(f"link add {link} type veth peer {inside}")
-        ip(f"link set {link} up")
-        ip(f"addr add 169.254.1.1/32 dev {link}")
-        if pod is not None:
-            with pod:
-                ip(f"addr add {address}/32 dev eth0")
-                ip("link set eth0 up")
-                ip("route add 169.254.1.1 dev eth0")
-                ip("route add default via 169.254.1.1")
-        ip(f"route add {address}/32 dev {link}")
-
-
-def local_address(number: int) -> Address:
-    """The nth pod's of this node."""
-    return Address(f"10.1.0.{number + 1}")
-
-
-def remote_address(number: int) -> Address:
-    """The nth pod's of another node."""
-    return Address(f"10.2.{number // 250}.{number % 250 + 1}")
 
 
 def pod(
@@ -156,90 +94,6 @@ def cluster(remote: int) -> dict[Key, Value]:
         profiles = (f"annotation{number % ANNOTATIONS}", "labelled" if number % 4 == 3 else "plain")
         items |= pod(number, *profiles)
     return items | {keys.ReadyKey(): Ready(value=True)}
-
-
-def write(store: Store, items: Mapping[Key, Value]) -> int:
-    """Store items; nanoseconds of the monotonic clock when the write had returned."""
-    operations = [Put(keys.key_path(key), codec.encode(value)) for key, value in items.items()]
-    transact_in_order(store, operations)
-    return time.monotonic_ns()
-
-
-class Felix:
-    """A real agent process on the bed's node."""
-
-    def __init__(self, bed: Bed, url: str, backend: str, folder: Path) -> None:
-        self._bed, self._url, self._backend, self._folder = bed, url, backend, folder
-        self._commands = folder / "commands"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> int:
-        """Nanoseconds of the monotonic clock just before the process began."""
-        environment = dict(
-            os.environ,
-            XTABLES_LOCKFILE=str(self._folder / "lock"),
-            PATH=f"{self._wrappers()}:{os.environ['PATH']}",
-            PYTHONPATH=str(Path.cwd()),
-        )
-        options = ("--datastore", self._url, "--iptables-backend", self._backend)
-        state = ("--state-file", str(self._folder / "state"))
-        with (self._folder / "log").open("ab") as log, self._bed.node:
-            start_ns = time.monotonic_ns()
-            self._process = subprocess.Popen(
-                (sys.executable, "-m", "calico_k8s", "felix", "--node", NODE, *options, *state),
-                env=environment,
-                stderr=log,
-            )
-        return start_ns
-
-    def stop(self) -> None:
-        """End the process; the kernel keeps its state."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
-            self._process = None
-
-    def wait_in_sync(self, store: Store) -> int:
-        """Nanoseconds when this process had told that everything is enforced."""
-        end_s = time.monotonic() + 30
-        while time.monotonic() < end_s:
-            entry = store.get(status_path(NODE))
-            if entry is not None and self._process is not None:
-                told = msgspec.json.decode(entry.value, type=StoredStatus)
-                if told.state == "in-sync" and told.pid == self._process.pid:
-                    return time.monotonic_ns()
-            time.sleep(0.002)
-        raise SystemExit((self._folder / "log").read_text())
-
-    def cpu_s(self) -> float:
-        """CPU of the process so far."""
-        fields = self._proc("stat").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def resident_mb(self) -> float:
-        """Memory of the process."""
-        line = next(each for each in self._proc("status").splitlines() if "VmRSS" in each)
-        return int(line.split()[1]) / 1024
-
-    def _proc(self, name: str) -> str:
-        assert self._process is not None
-        return Path(f"/proc/{self._process.pid}/{name}").read_text()
-
-    def commands(self) -> int:
-        """How many programs of iptables, ipset and nft it has started."""
-        return len(self._commands.read_text().splitlines()) if self._commands.exists() else 0
-
-    def _wrappers(self) -> Path:
-        """Programs of the same names that write a line and become the real ones."""
-        folder = self._folder / "bin"
-        if not folder.exists():
-            folder.mkdir()
-            for real in Path("/usr/sbin").iterdir():
-                if real.name.startswith(("iptables", "ip6tables", "xtables", "ipset", "nft")):
-                    wrapper = folder / real.name
-                    wrapper.write_text(f'#!/bin/sh\necho x >>{self._commands}\nexec {real} "$@"\n')
-                    wrapper.chmod(0o755)
-        return folder
 
 
 class Silent:
@@ -404,7 +258,7 @@ def main(report: Callable[[Figure], None]) -> None:
         for backend in backends:
             with ExitStack() as stack:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                bed = Bed(stack)
+                bed = Bed(stack, LOCAL)
                 stack.enter_context(bed.node)  # where etcd's loopback address is the agent's
                 store, url = stack.enter_context(stores(kind, folder))
                 felix = Felix(bed, url, backend, folder)

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
@@ -24,17 +24,22 @@ DRAIN_S = 0.003
 """How often what has come is looked at: the stamps say when it was sent, so that more often would
 only take the processor from what is measured."""
 
-_STAMP = struct.Struct("=q")
+STEPS_A_ROUND = 10
+"""In so many steps each of several targets is sent to once."""
+
+_STAMP = struct.Struct("=qH")
 _SENDER = f"""
-import socket, struct, sys, time
+import itertools, socket, struct, sys, time
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.bind((sys.argv[1], {PORT}))
-target = (sys.argv[2], {PORT})
+targets = [(address, {PORT}) for address in sys.argv[2:]]
+turns = itertools.cycle(enumerate(targets))
 while True:
-    try:
-        sock.sendto(struct.pack("=q", time.monotonic_ns()), target)
-    except OSError:
-        pass
+    for number, target in itertools.islice(turns, -(-len(targets) // {STEPS_A_ROUND})):
+        try:
+            sock.sendto(struct.pack("=qH", time.monotonic_ns(), number), target)
+        except OSError:
+            pass
     time.sleep({STEP_S})
 """
 
@@ -49,9 +54,11 @@ class Figure(NamedTuple):
     floor_median: float = 0.0
     floor_p99: float = 0.0
     unit: str = "ms"
+    goal: float = 0.0
 
     def __str__(self) -> str:
         line = f"{self.name:54} median {self.median:9.3f} p99 {self.p99:9.3f} {self.unit:4}"
+        line += f" goal {self.goal:g}" if self.goal else ""
         if self.floor:
             ratio = self.median / self.floor_median if self.floor_median else 0
             line += f" {self.floor:34} {self.floor_median:8.3f} {self.floor_p99:8.3f} {ratio:7.2f}"
@@ -64,12 +71,12 @@ def summary(times_ms: list[float]) -> tuple[float, float]:
 
 
 class StampedFlow:
-    """The end that hears: at ``address`` in the namespace that this is made in."""
+    """The end that hears: at ``addresses`` of the namespace that this is made in."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, *addresses: str) -> None:
+        self._addresses = addresses
         self._receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._receiver.bind((address, PORT))
+        self._receiver.bind(("0.0.0.0", PORT))
         self._receiver.setblocking(False)
 
     def close(self) -> None:
@@ -77,10 +84,18 @@ class StampedFlow:
         self._receiver.close()
 
     @contextmanager
-    def sending(self, source: AbstractContextManager[object], address: str) -> Iterator[None]:
-        """Somebody sends, who is inside ``source`` and has the address, until the block ends."""
+    def sending(
+        self,
+        source: AbstractContextManager[object],
+        address: str,
+        targets: Sequence[str] | None = None,
+    ) -> Iterator[None]:
+        """Somebody sends, who is inside ``source`` and has the address, until the block ends.
+
+        To each of the targets in turn; to all addresses where none are named.
+        """
         with source:
-            command = (sys.executable, "-c", _SENDER, address, self._address)
+            command = (sys.executable, "-c", _SENDER, address, *(targets or self._addresses))
             process = subprocess.Popen(command)
         try:
             yield
@@ -88,15 +103,21 @@ class StampedFlow:
             process.kill()
             process.wait()
 
-    def first_passed(self, since_ns: int) -> float:
-        """Milliseconds from then until the first datagram was sent that passed."""
+    def first_passed(self, since_ns: int, targets: int = 1) -> float:
+        """Milliseconds from then until the first datagram was sent that passed.
+
+        With several targets, until there had been one to each.
+        """
         end_ns = since_ns + int(PATIENCE_S * 1e9)
+        passed: set[int] = set()
         while time.monotonic_ns() < end_ns:
             time.sleep(DRAIN_S)
-            for sent_ns in self._received():
+            for sent_ns, target in self._received():
                 if sent_ns >= since_ns:
-                    return (sent_ns - since_ns) / 1e6
-        raise SystemExit("nothing passes that should")
+                    passed.add(target)
+                    if len(passed) == targets:
+                        return (sent_ns - since_ns) / 1e6
+        raise SystemExit(f"only {len(passed)} of {targets} pass that should")
 
     def last_passed(self, since_ns: int) -> float:
         """Milliseconds from then until the last datagram was sent that passed."""
@@ -104,16 +125,17 @@ class StampedFlow:
         while time.monotonic() - heard_s < SILENCE_S:
             time.sleep(DRAIN_S)
             if stamps := self._received():
-                last_ns = max(last_ns, *stamps)
+                last_ns = max(last_ns, *(sent_ns for sent_ns, _ in stamps))
                 heard_s = time.monotonic()
             if (last_ns - since_ns) / 1e9 > PATIENCE_S:
                 raise SystemExit("something passes that should not")
         return (last_ns - since_ns) / 1e6
 
-    def _received(self) -> list[int]:
-        stamps: list[int] = []
+    def _received(self) -> list[tuple[int, int]]:
+        """Of each datagram, when it was sent, and to which of the targets."""
+        stamps: list[tuple[int, int]] = []
         while True:
             try:
-                stamps.append(_STAMP.unpack(self._receiver.recv(64))[0])
+                stamps.append(_STAMP.unpack(self._receiver.recv(64)))
             except BlockingIOError:
                 return stamps

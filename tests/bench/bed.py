@@ -1,0 +1,174 @@
+"""A node to measure on: namespaces joined by veths, and a real Felix process in the middle one.
+
+In: how many pods this node has, a datastore.  Out: a pod that listens, one outside that sends, and
+what the process costs.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import msgspec
+
+from calico_k8s.datastore.store import Delete, Put, Store, transact_in_order
+from calico_k8s.model import codec, keys
+from calico_k8s.model.addresses import Address
+from calico_k8s.model.keys import Key
+from calico_k8s.model.names import NodeName
+from calico_k8s.model.resources import Value
+from calico_k8s.model.status import StoredStatus, status_path
+from tests.bench.stamped import StampedFlow
+from tests.namespaces import Namespace, ip, new_namespace, run
+
+NODE = NodeName("here")
+UPLINK = Address("192.168.0.254")
+OWN = Address("192.168.0.1")
+
+
+def local_address(number: int) -> Address:
+    """The nth pod's of this node."""
+    return Address(f"10.1.{number // 250}.{number % 250 + 1}")
+
+
+def remote_address(number: int) -> Address:
+    """The nth pod's of another node."""
+    return Address(f"10.{2 + number // 62_500}.{number // 250 % 250}.{number % 250 + 1}")
+
+
+class Bed:
+    """A node: an uplink, pods behind veths, who listens at some of them, and one outside that sends.
+
+    ``listening`` are the pods that :attr:`flow` hears; the second pod has a namespace of its own
+    unless it is one of them, and of the others the far ends stay on the node.
+    """
+
+    def __init__(self, stack: ExitStack, local: int, listening: range = range(1)) -> None:
+        self.node = stack.enter_context(new_namespace())
+        self.outside = stack.enter_context(new_namespace())
+        self.server = stack.enter_context(new_namespace())
+        self.joiner = stack.enter_context(new_namespace())
+        with self.node:
+            self._wire(local, {1: self.joiner} | dict.fromkeys(listening, self.server))
+        with self.server:
+            run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0")
+            addresses = map(local_address, listening)
+            self.flow = stack.enter_context(closing(StampedFlow(*addresses)))
+
+    def _wire(self, local: int, homes: Mapping[int, Namespace]) -> None:
+        ip(f"link add eth0 type veth peer name eth0 netns {self.outside.path}")
+        ip(f"addr add {OWN}/24 dev eth0")
+        ip("link set eth0 up")
+        with self.outside:
+            ip(f"addr add {UPLINK}/24 dev eth0")
+            ip("link set eth0 up")
+            ip(f"addr add {remote_address(0)}/32 dev lo")
+            ip(f"route add default via {OWN}")
+        ip(f"route add default via {UPLINK}")
+        for number in range(local):
+            self._attach(number, homes.get(number))
+        run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0")
+
+    def _attach(self, number: int, home: Namespace | None) -> None:
+        link, address, far = f"cali{number}", local_address(number), f"far{number}"
+        inside = f"name {far} netns {home.path}" if home is not None else f"name {far}"
+        ip(f"link add {link} type veth peer {inside}")
+        ip(f"link set {link} up")
+        ip(f"addr add 169.254.1.1/32 dev {link}")
+        if home is not None:
+            with home:
+                ip(f"addr add {address}/32 dev {far}")
+                ip(f"link set {far} up")
+                ip(f"route replace 169.254.1.1 dev {far}")
+                ip(f"route replace default via 169.254.1.1 dev {far}")
+        ip(f"route add {address}/32 dev {link}")
+
+
+def write(store: Store, items: Mapping[Key, Value | None]) -> int:
+    """Store items, None: gone; nanoseconds of the monotonic clock when the write had returned."""
+    operations: list[Put | Delete] = []
+    for key, value in items.items():
+        path = keys.key_path(key)
+        operations.append(Delete(path) if value is None else Put(path, codec.encode(value)))
+    transact_in_order(store, operations)
+    return time.monotonic_ns()
+
+
+class Felix:
+    """A real agent process on the bed's node."""
+
+    def __init__(self, bed: Bed, url: str, backend: str, folder: Path) -> None:
+        self._bed, self._url, self._backend, self._folder = bed, url, backend, folder
+        self._commands = folder / "commands"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> int:
+        """Nanoseconds of the monotonic clock just before the process began."""
+        environment = dict(
+            os.environ,
+            XTABLES_LOCKFILE=str(self._folder / "lock"),
+            PATH=f"{self._wrappers()}:{os.environ['PATH']}",
+            PYTHONPATH=str(Path.cwd()),
+        )
+        options = ("--datastore", self._url, "--iptables-backend", self._backend)
+        state = ("--state-file", str(self._folder / "state"))
+        with (self._folder / "log").open("ab") as log, self._bed.node:
+            start_ns = time.monotonic_ns()
+            self._process = subprocess.Popen(
+                (sys.executable, "-m", "calico_k8s", "felix", "--node", NODE, *options, *state),
+                env=environment,
+                stderr=log,
+            )
+        return start_ns
+
+    def stop(self) -> None:
+        """End the process; the kernel keeps its state."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+    def wait_in_sync(self, store: Store) -> int:
+        """Nanoseconds when this process had told that everything is enforced."""
+        end_s = time.monotonic() + 30
+        while time.monotonic() < end_s:
+            entry = store.get(status_path(NODE))
+            if entry is not None and self._process is not None:
+                told = msgspec.json.decode(entry.value, type=StoredStatus)
+                if told.state == "in-sync" and told.pid == self._process.pid:
+                    return time.monotonic_ns()
+            time.sleep(0.002)
+        raise SystemExit((self._folder / "log").read_text())
+
+    def cpu_s(self) -> float:
+        """CPU of the process so far."""
+        fields = self._proc("stat").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident_mb(self, field: str = "VmRSS") -> float:
+        """Memory of the process; ``VmHWM`` is the most that it has had."""
+        line = next(each for each in self._proc("status").splitlines() if field in each)
+        return int(line.split()[1]) / 1024
+
+    def _proc(self, name: str) -> str:
+        assert self._process is not None
+        return Path(f"/proc/{self._process.pid}/{name}").read_text()
+
+    def commands(self) -> int:
+        """How many programs of iptables, ipset and nft it has started."""
+        return len(self._commands.read_text().splitlines()) if self._commands.exists() else 0
+
+    def _wrappers(self) -> Path:
+        """Programs of the same names that write a line and become the real ones."""
+        folder = self._folder / "bin"
+        if not folder.exists():
+            folder.mkdir()
+            for real in Path("/usr/sbin").iterdir():
+                if real.name.startswith(("iptables", "ip6tables", "xtables", "ipset", "nft")):
+                    wrapper = folder / real.name
+                    wrapper.write_text(f'#!/bin/sh\necho x >>{self._commands}\nexec {real} "$@"\n')
+                    wrapper.chmod(0o755)
+        return folder

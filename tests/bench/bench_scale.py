@@ -1,0 +1,285 @@
+"""What a cluster's size costs a node: a real Felix process on the clusters of ``workload.py``.
+
+A prober says, as in ``bench_felix``, when packets met the other verdict.  Floors of the same run: a
+member of an ipset by one netlink message; a Python that reads the same values and does nothing with
+them, for the start and its memory; a store's watch that nobody reads more of, for processor time.
+
+Needs root.  Arguments: ``--json``, ``--changes N``, then sizes (small, large, together), stores
+(sqlite, etcd) and backends (legacy, nft); of each all but etcd unless given.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from calico_k8s.datastore.store import Store
+from calico_k8s.model.keys import Key
+from calico_k8s.model.resources import Value
+from tests.bench.bed import Bed, Felix, local_address, remote_address, write
+from tests.bench.bench_felix import ipset_floor, stores
+from tests.bench.stamped import PORT, Figure, StampedFlow, summary
+from tests.bench.workload import (
+    ALONE,
+    LARGE,
+    SMALL,
+    UNSELECTED,
+    Document,
+    Size,
+    Stored,
+    local_pod,
+    new_policy,
+    remote_pod,
+    turned_role,
+)
+
+CHANGES, SPREAD_S = 1_000, 20.0
+UDP: Document = {"protocol": "UDP", "port": PORT}
+SENDER = 0
+"""The remote pod that sends, of the first namespace."""
+TOGETHER = SMALL._replace(name="together", local=50 + UNSELECTED, is_together=True)
+"""For a policy that selects fifty pods of this node at once."""
+
+_READING = """
+import sys, time
+from pathlib import Path
+from calico_k8s.datastore.factory import open_store
+from calico_k8s.model import codec, keys
+store = open_store(sys.argv[1])
+values = [codec.decode(k, e.value) for e in store.read(keys.V1).entries if (k := keys.parse_path(e.key))]
+print(time.monotonic_ns(), Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+store.close()
+"""
+
+Items = Mapping[Key, Value | None]
+
+
+class Goals(NamedTuple):
+    """What is wanted of a size; milliseconds, megabytes, seconds."""
+
+    start_ms: float
+    peak_mb: float
+    label_ms: float = 2.5
+    pod_ms: float = 5
+    policy_ms: float = 10
+    cpu_s: float = 0.8
+    burst_ms: float = 100
+
+
+GOALS = {"small": Goals(600, 80), "large": Goals(1200, 120), "together": Goals(600, 80)}
+
+
+class Setting(NamedTuple):
+    """A size on a node with a store."""
+
+    size: Size
+    stored: Stored
+    bed: Bed
+    store: Store
+    felix: Felix
+    changes: int
+    where: str
+
+    @property
+    def goals(self) -> Goals:
+        return GOALS[self.size.name]
+
+    def figure(
+        self, what: str, times: list[float], goal: float, floor: tuple[float, float]
+    ) -> Figure:
+        """Times beside the floor that each has."""
+        ordered = sorted(times)
+        p90 = f" (p90 {ordered[int(len(ordered) * 0.9)]:.1f})"
+        where = f"{self.where}: {what}{p90}"
+        return Figure(where, *summary(times), "ipset message", *floor, goal=goal)
+
+
+def alternate(
+    setting: Setting, flow: StampedFlow, opens: Items, closes: Items, targets: int
+) -> list[float]:
+    """From a write returned to the last of the verdicts, there and back."""
+    times: list[float] = []
+    for number in range(setting.changes // 2):
+        times.append(flow.first_passed(write(setting.store, opens), targets))
+        time.sleep(0.002 * (number % 11))
+        times.append(flow.last_passed(write(setting.store, closes)))
+        time.sleep(0.002 * (number % 7))
+    return times
+
+
+def peer(role: str) -> Document:
+    """Pods of a role."""
+    return {"matchLabels": {"role": role}}
+
+
+def alone() -> Document:
+    """The pods that no policy of the cluster selects."""
+    return {"matchLabels": {"app": ALONE}}
+
+
+def reading_floor(url: str) -> tuple[float, float]:
+    """Milliseconds and megabytes of a process that only reads the store's values."""
+    start_ns = time.monotonic_ns()
+    command = (sys.executable, "-c", _READING, url)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    end_ns, peak_kb = map(int, done.stdout.split())
+    return (end_ns - start_ns) / 1e6, peak_kb / 1024
+
+
+def bench_start(setting: Setting, url: str) -> Iterator[Figure]:
+    """From the process' start on an empty node to all verdicts, and again with nothing to write."""
+    floor_ms, floor_mb = reading_floor(url)
+    where, goals, felix = setting.where, setting.goals, setting.felix
+    start_ns = felix.start()
+    start_ms = (felix.wait_in_sync(setting.store) - start_ns) / 1e6
+    floor = ("values read", floor_ms, floor_ms)
+    yield Figure(f"{where}: start to verdicts", start_ms, 0, *floor, goal=goals.start_ms)
+    peak_mb = felix.resident_mb("VmHWM")
+    floor = ("values read", floor_mb, floor_mb)
+    yield Figure(f"{where}: ... resident", peak_mb, 0, *floor, unit="MB", goal=goals.peak_mb)
+    felix.stop()
+    start_ns = felix.start()
+    start_ms = (felix.wait_in_sync(setting.store) - start_ns) / 1e6
+    yield Figure(f"{where}: ... again, nothing to write", start_ms, 0)
+
+
+def bench_fifty(setting: Setting, floor: tuple[float, float]) -> Iterator[Figure]:
+    """A policy that opens a port of fifty pods of five groups."""
+    selected: Document = {
+        "matchExpressions": [{"key": "app", "operator": "NotIn", "values": [ALONE]}]
+    }
+    added = new_policy(selected, peer("r0"), UDP)
+    opens, closes = setting.stored.change(added), setting.stored.remove(added)
+    fifty = setting.size.local - UNSELECTED
+    with setting.bed.flow.sending(setting.bed.outside, remote_address(SENDER)):
+        time.sleep(0.5)
+        times = alternate(setting, setting.bed.flow, opens, closes, fifty)
+    yield setting.figure("a policy of 50 pods", times, setting.goals.policy_ms, floor)
+
+
+def bench_changes(setting: Setting, floor: tuple[float, float]) -> Iterator[Figure]:
+    """A policy, a label, a pod, one after another, each there and back."""
+    size, stored, flow, goals = setting.size, setting.stored, setting.bed.flow, setting.goals
+    closing = new_policy(alone(), peer("nobody"), UDP)
+    closes, opens = stored.change(closing), stored.remove(closing)
+    with flow.sending(setting.bed.outside, remote_address(SENDER)):
+        flow.first_passed(time.monotonic_ns(), UNSELECTED)
+        times = alternate(setting, flow, opens, closes, UNSELECTED)
+        yield setting.figure("a policy, to its last pod", times, goals.policy_ms, floor)
+        write(setting.store, stored.change(new_policy(alone(), peer("caller"), UDP)))
+        calls, is_silent = sender(setting, "caller"), sender(setting, "nobody")
+        times = alternate(setting, flow, calls, is_silent, UNSELECTED)
+        yield setting.figure("a label", times, goals.label_ms, floor)
+        write(setting.store, calls)
+    joiner = local_pod(size, size.local - UNSELECTED)
+    gone, back = stored.remove(joiner), stored.change(joiner)
+    target = local_address(size.local - UNSELECTED)
+    with flow.sending(setting.bed.outside, remote_address(SENDER), [target]):
+        time.sleep(0.5)
+        times = alternate(setting, flow, back, gone, 1)
+        yield setting.figure("a pod that joins", times, goals.pod_ms, floor)
+        write(setting.store, back)
+
+
+def sender(setting: Setting, role: str) -> Items:
+    """What is stored when the sender takes a role."""
+    return setting.stored.change(remote_pod(setting.size, SENDER, role))
+
+
+def relabellings(setting: Setting, turn: int) -> list[Items]:
+    """Another role for each of a thousand pods of other nodes."""
+    return [
+        setting.stored.change(
+            remote_pod(setting.size, number, turned_role(setting.size, number, turn))
+        )
+        for number in range(1, CHANGES)
+    ]
+
+
+def bench_many(setting: Setting) -> Iterator[Figure]:
+    """A thousand changes of pods, spread, and then as fast as the store takes them."""
+    where, felix, store, flow = setting.where, setting.felix, setting.store, setting.bed.flow
+    changes = relabellings(setting, 1)
+    cpu_s, started_s = felix.cpu_s(), time.monotonic()
+    for number, items in enumerate(changes):
+        time.sleep(max(0.0, started_s + number * SPREAD_S / CHANGES - time.monotonic()))
+        write(store, items)
+    time.sleep(0.5)
+    used_s = felix.cpu_s() - cpu_s
+    yield Figure(f"{where}: CPU of 1,000 changes in 20 s", used_s, 0, unit="s", goal=0.8)
+    lags_ms = []
+    calls, is_silent = sender(setting, "caller"), sender(setting, "nobody")
+    with flow.sending(setting.bed.outside, remote_address(SENDER)):
+        for turn in range(2, 7):
+            flow.first_passed(write(store, calls), UNSELECTED)
+            for items in relabellings(setting, turn):
+                write(store, items)
+            lags_ms.append(flow.last_passed(write(store, is_silent)))
+    goal = setting.goals.burst_ms
+    yield Figure(f"{where}: right after a burst of 1,000", *summary(lags_ms), goal=goal)
+
+
+def bench(setting: Setting, url: str) -> Iterator[Figure]:
+    """All figures of one size, store and backend."""
+    floor = summary(ipset_floor(setting.bed, 100)) if setting.size is not TOGETHER else (0.0, 0.0)
+    write(setting.store, setting.stored.items())
+    yield from bench_start(setting, url)
+    time.sleep(2)  # what there is time for later is loaded
+    if setting.size is TOGETHER:
+        yield from bench_fifty(setting, floor)
+        return
+    yield from bench_changes(setting, floor)
+    yield from bench_many(setting)
+    yield Figure(f"{setting.where}: resident", setting.felix.resident_mb(), 0, unit="MB")
+
+
+def main(report: Callable[[Figure], None]) -> None:
+    """Run what the arguments ask for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--changes", type=int, default=60)
+    parser.add_argument("what", nargs="*")
+    given = parser.parse_args()
+    chosen = partial(choose, given.what)
+    figures: list[Figure] = []
+    for kind in chosen(["sqlite"], ["sqlite", "etcd"]):
+        for backend in chosen(["legacy", "nft"], ["legacy", "nft"]):
+            for name in chosen([*GOALS], [*GOALS]):
+                size = {"small": SMALL, "large": LARGE, "together": TOGETHER}[name]
+                for figure in run_one(size, kind, backend, given.changes):
+                    figures.append(figure)
+                    if not given.json:
+                        report(figure)
+    if given.json:
+        print(json.dumps([figure._asdict() for figure in figures], indent=1))
+
+
+def choose(given: list[str], usual: list[str], known: list[str]) -> list[str]:
+    """What of the known is given, else the usual."""
+    return [each for each in known if each in given] or usual
+
+
+def run_one(size: Size, kind: str, backend: str, changes: int) -> Iterator[Figure]:
+    """One size on a node of its own."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        first = size.local - UNSELECTED
+        listening = range(first) if size.is_together else range(first, size.local)
+        bed = Bed(stack, size.local, listening)
+        stack.enter_context(bed.node)  # where etcd's loopback address is the agent's
+        store, url = stack.enter_context(stores(kind, folder))
+        felix = Felix(bed, url, backend, folder)
+        stack.callback(felix.stop)
+        where = f"{size.name} {kind} {backend}"
+        yield from bench(Setting(size, Stored(size), bed, store, felix, changes, where), url)
+
+
+if __name__ == "__main__":
+    main(lambda figure: print(figure, flush=True))
