@@ -89,12 +89,17 @@ class Bed:
 
 def write(store: Store, items: Mapping[Key, Value | None]) -> int:
     """Store items, None: gone; nanoseconds of the monotonic clock when the write had returned."""
+    transact_in_order(store, operations_of(items))
+    return time.monotonic_ns()
+
+
+def operations_of(items: Mapping[Key, Value | None]) -> list[Put | Delete]:
+    """What stores items; None: gone."""
     operations: list[Put | Delete] = []
     for key, value in items.items():
         path = keys.key_path(key)
         operations.append(Delete(path) if value is None else Put(path, codec.encode(value)))
-    transact_in_order(store, operations)
-    return time.monotonic_ns()
+    return operations
 
 
 class Felix:

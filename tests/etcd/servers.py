@@ -57,6 +57,12 @@ class EtcdMember:
         self._arguments: list[str] = []
 
     @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def endpoint(self) -> str:
         """Where clients reach it."""
         return f"{self.host.address}:{self.port}"
