@@ -118,7 +118,10 @@ def is_ours(user: str) -> bool:
 def users_of(nodes: Iterable[NodeName]) -> dict[str, tuple[Grant, ...]]:
     """Every user but root, with what it may do."""
     users: dict[str, tuple[Grant, ...]] = {
-        CONTROLLER: (Grant(keys.V1, can_write=True), Grant(keys.STATUS))
+        CONTROLLER: (
+            *(Grant(prefix, can_write=True) for prefix in (keys.V1, keys.TOLD)),
+            Grant(keys.STATUS),
+        )
     }
     for node in nodes:
         own = Grant(f"{keys.STATUS}host/{node}/", can_write=True)

@@ -19,7 +19,7 @@ import msgspec
 
 from calico_k8s.controller.kube import KubeApi
 from calico_k8s.errors import KubeConflict, KubeError, KubeUnavailable
-from calico_k8s.translate.findings import Finding, ObjectRef
+from calico_k8s.translate.findings import Finding, ObjectRef, reason_of
 from calico_k8s.translate.objects import DEFAULT_NAMESPACE, KINDS
 
 COMPONENT = "calico-k8s-controller"
@@ -201,7 +201,7 @@ def event_document(ref: ObjectRef, uid: str, finding: Finding, identity: str) ->
             **({"uid": uid} if uid else {}),
         },
         "type": "Warning",
-        "reason": "".join(word.capitalize() for word in finding.code.split("-")),
+        "reason": reason_of(finding),
         "message": _message(finding),
         "source": {"component": COMPONENT},
         "reportingComponent": COMPONENT,

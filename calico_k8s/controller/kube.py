@@ -65,6 +65,13 @@ _ERROR_BY_STATUS = {
 # credentials.  http.client's errors arrive as urllib3's.
 _LOST = (urllib3.exceptions.HTTPError, ApiException, ConfigException, OSError)
 
+_APPLY = "APPLY"
+"""A PATCH by its content type."""
+_CONTENT_TYPES = {
+    "PATCH": "application/merge-patch+json",
+    _APPLY: "application/apply-patch+yaml",  # JSON is YAML
+}
+
 _CHUNK_BYTES = 65536
 _NAMESPACE_FILE = Path(SERVICE_TOKEN_FILENAME).parent / "namespace"
 
@@ -112,6 +119,13 @@ class KubeApi:
         """Changes the fields of an object that the document has.  Source: RFC 7386."""
         return self._ask("PATCH", path, document=document)
 
+    def apply(self, path: str, document: Document, manager: str) -> bytes:
+        """Makes the fields that the document has the manager's; what others set stays.
+
+        Fields that the manager had and the document has not go.  Source: server-side apply.
+        """
+        return self._ask(_APPLY, path, {"fieldManager": manager, "force": "true"}, document)
+
     def delete(self, path: str, options: Document | None = None) -> bytes:
         """Deletes an object, or all of a collection."""
         return self._ask("DELETE", path, document=options)
@@ -138,11 +152,10 @@ class KubeApi:
     ) -> urllib3.BaseHTTPResponse:
         headers = {"Accept": "application/json", "User-Agent": "calico-k8s"}
         if document is not None:
-            kind = "merge-patch+json" if method == "PATCH" else "json"
-            headers["Content-Type"] = f"application/{kind}"
+            headers["Content-Type"] = _CONTENT_TYPES.get(method, "application/json")
         try:
             request = self._client.param_serialize(
-                method,
+                "PATCH" if method == _APPLY else method,
                 path,
                 query_params=list(query.items()),
                 header_params=headers,

@@ -17,6 +17,8 @@ from calico_k8s.translate.findings import Finding, ObjectRef
 
 PREFIX = "calico_k8s_controller"
 LOG_AGAIN_S = 30.0
+POLICY_STATES = ("not-accepted", "behind", "programmed")
+"""The worst that is so of a policy object."""
 
 log = structlog.get_logger()
 
@@ -47,6 +49,12 @@ class Metrics:
         self._findings_by_object: dict[ObjectRef, tuple[Finding, ...]] = {}
         self.events = made.counter(
             "kube_events_total", "Kubernetes Events about findings", "result"
+        )
+        self.statuses = made.counter(
+            "status_writes_total", "Statuses of policy objects that were to be written", "result"
+        )
+        self._policies = made.gauge(
+            "policies", "Policy objects by what has become of them", "state"
         )
         self.latency_s = made.latency(
             "write_latency_seconds", "From a change's arrival to its transactions' end"
@@ -110,6 +118,11 @@ class Metrics:
             self._nodes.labels(node_state).set(nodes.get(node_state, 0))
         for state in ENDPOINT_STATES:
             self._enforcement.labels(state).set(endpoints.get(state, 0))
+
+    def set_policies(self, states: Mapping[str, int]) -> None:
+        """How many policy objects are in which state."""
+        for state in POLICY_STATES:
+            self._policies.labels(state).set(states.get(state, 0))
 
     def set_findings(self, ref: ObjectRef, findings: tuple[Finding, ...]) -> None:
         """All there are of one object."""

@@ -53,6 +53,8 @@ class NodeReports:
         self._clock = clock
         self._lock = threading.Lock()
         self._nodes: dict[NodeName, str] = {}
+        self._revisions: dict[NodeName, Revision] = {}
+        self._has_heard = False
         self._states: dict[EndpointId, str] = {}
         self._lacking: dict[EndpointId, _Lacking] = {}
         self._told: dict[EndpointId, EndpointStatus] = {}
@@ -77,6 +79,11 @@ class NodeReports:
         """How many nodes tell that they are in which state."""
         with self._lock:
             return Counter(self._nodes.values())
+
+    def revisions(self) -> Mapping[NodeName, Revision] | None:
+        """The revision that each node has in its kernel, of those that tell; None: not known yet."""
+        with self._lock:
+            return dict(self._revisions) if self._has_heard else None
 
     def endpoints(self) -> Mapping[str, int]:
         """How many endpoints are in which state, as their nodes tell."""
@@ -120,6 +127,8 @@ class NodeReports:
 
     def on_in_sync(self) -> None:
         """What was told until now is all there was."""
+        with self._lock:
+            self._has_heard = True
 
     def on_state(self, state: SyncState) -> None:
         """Nothing follows from it."""
@@ -144,6 +153,9 @@ class NodeReports:
         self._lacking[endpoint] = _Lacking(status, since_s)
 
     def _note_node(self, node: NodeName, told: StoredStatus | None) -> None:
+        self._revisions.pop(node, None)
+        if told is not None and told.revision:  # an agent that has just begun has none yet
+            self._revisions[node] = Revision(told.revision)
         before, now = self._nodes.pop(node, None), None if told is None else told.state
         if now is not None:
             self._nodes[node] = now

@@ -8,7 +8,7 @@ are left alone, as is every key that is not known.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
 import msgspec
@@ -49,6 +49,12 @@ _RANK: dict[type, int] = {
 }
 """The order of writing; deleting goes the other way."""
 
+_FOLLOWED = (
+    *(keys.TierKey, keys.PolicyKey, keys.NetsetKey),
+    *(keys.ProfileRulesKey, keys.ProfileLabelsKey),
+)
+"""What is asked after once it is written."""
+
 _KEPT = (keys.ReadyKey, keys.SettingKey)
 """What no sync deletes."""
 
@@ -75,6 +81,16 @@ class Reconciler:
         self._store = store
         self._fence = fence
         self._stored: dict[Key, bytes] | None = None
+        self._revisions: dict[Key, Revision] = {}
+
+    def revision(self, of: Iterable[Key]) -> Revision | None:
+        """The revision that has all of these as they were last written; None: one is not stored.
+
+        Known of policies, tiers, network sets and profiles.
+        """
+        found = [self._revisions.get(key) for key in of]
+        known = [revision for revision in found if revision is not None]
+        return max(known, default=None) if len(known) == len(found) else None
 
     def sync(
         self,
@@ -130,8 +146,11 @@ class Reconciler:
             self._stored = None
             raise
         stored.update(changed)
+        if revision is not None:
+            self._revisions.update((key, revision) for key in changed if isinstance(key, _FOLLOWED))
         for key in gone:
             del stored[key]
+            self._revisions.pop(key, None)
         return Written(len(changed), len(gone), revision, tuple(sorted(too_large, key=_rank)))
 
     def is_mass_deletion(self, deletes: AbstractSet[Key]) -> bool:
@@ -146,10 +165,13 @@ class Reconciler:
 
     def _read(self) -> dict[Key, bytes]:
         found: dict[Key, bytes] = {}
+        self._revisions = {}
         for entry in self._store.read(keys.V1).entries:
             key = keys.parse_path(entry.key)
             if key is not None:
                 found[key] = entry.value
+                if isinstance(key, _FOLLOWED):
+                    self._revisions[key] = entry.mod_revision
         self._stored = found
         return found
 

@@ -10,6 +10,7 @@ keys are written the reconciler's.
     one a kind    news     changes       transactions
                               └► findings ─┐
     nodes' status ─► NodeReports ─► findings ─┴► Teller ─► Events, log, metrics
+                         └─► revisions ─► PolicyStatuses ─► conditions, summary
 
 After any error of the store its state is unknown: the fence is renewed, so that nothing sent before
 can still be done, everything is read again, and what differs is written.  The same happens now and
@@ -34,6 +35,8 @@ from calico_k8s.controller.metrics import Metrics
 from calico_k8s.controller.nodes import NodeReports
 from calico_k8s.controller.reconcile import Reconciler, Written
 from calico_k8s.controller.reflector import Pause, Reflector, ReflectorState
+from calico_k8s.controller.statuses import PolicyStatuses, Told
+from calico_k8s.controller.summary import SummaryKeeper
 from calico_k8s.controller.telling import Source, Teller
 from calico_k8s.controller.wire import PATHS, Change, uid_of
 from calico_k8s.datastore.store import Store
@@ -88,6 +91,15 @@ class Loop:
         self._nodes_at_s: float | None = None
         """When nodes' reports are looked at next; None until the first sync is in."""
         self._teller = Teller(parts.metrics, parts.announcer)
+        self._statuses = PolicyStatuses(
+            parts.api,
+            self._nodes,
+            SummaryKeeper(parts.store, lambda: parts.fence.compares),
+            lambda result: parts.metrics.statuses.labels(result).inc(),
+            parts.metrics.set_policies,
+        )
+        self._untold: set[ObjectRef] = set()
+        """Policy objects that may have changed, until the datastore has them."""
         self._reconciler: Reconciler | None = Reconciler(parts.store, parts.fence.compares)
         self._uids: dict[ObjectRef, str] = {}
         self._too_large: set[keys.Key] = set()
@@ -118,6 +130,7 @@ class Loop:
                 reflector.stop()
             for reflector in self._reflectors:
                 reflector.close()
+            self._statuses.close()
             self._nodes.close()
 
     def stop(self) -> None:
@@ -150,6 +163,7 @@ class Loop:
         for ref, findings in changes.findings.items():
             self._teller.tell(Source.TRANSLATION, ref, self._uids.get(ref, ""), findings)
         self._uids.clear()
+        self._untold |= changes.policies
         try:
             if self._clock() >= self._sync_at_s:
                 self._sync()
@@ -163,18 +177,34 @@ class Loop:
             return
         if self._is_in_sync and arrivals.first_s is not None:
             self._parts.metrics.latency_s.observe(time.monotonic() - arrivals.first_s)
+        self._tell_statuses()
         self._hear_nodes()
+
+    def _tell_statuses(self) -> None:
+        """Say what has become of policy objects, once the datastore has it."""
+        if not (self._untold and self._is_in_sync and self._reconciler is not None):
+            return
+        news: dict[ObjectRef, Told | None] = {}
+        for ref in self._untold:
+            standing = self._translator.standing(ref)
+            news[ref] = None
+            if standing is not None:
+                news[ref] = Told(standing, self._reconciler.revision(standing.keys))
+        self._untold = set()
+        self._statuses.tell(news)
 
     def _hear_nodes(self) -> None:
         """Tell what nodes say of pods; they are followed once the datastore is as it should be."""
         if self._nodes_at_s is None:
             if self._is_in_sync:
                 self._nodes.start()
+                self._statuses.start()
                 self._nodes_at_s = self._clock()
             return
         if self._clock() < self._nodes_at_s:
             return
         self._nodes_at_s = self._clock() + IDLE_S
+        self._statuses.tell_nodes(self._translator.nodes_with_endpoints())
         self._parts.metrics.set_nodes(self._nodes.nodes(), self._nodes.endpoints())
         for endpoint, finding in self._nodes.news().items():
             ref = ObjectRef("Pod", endpoint.namespace, endpoint.name)
@@ -193,7 +223,8 @@ class Loop:
 
     def _check_threads(self) -> None:
         are_alive = [reflector.is_alive for reflector in self._reflectors]
-        are_alive.append(self._nodes_at_s is None or self._nodes.is_alive)
+        if self._nodes_at_s is not None:
+            are_alive += (self._nodes.is_alive, self._statuses.is_alive)
         if not (all(are_alive) and self._parts.announcer.is_alive):
             raise UnavailableError("a thread has ended: its last words are above, please report it")
 
@@ -228,6 +259,7 @@ class Loop:
             self._reconciler = Reconciler(self._parts.store, self._parts.fence.compares)
         wanted = self._translator.items
         written = self._reconciler.sync(wanted, self._look_again)
+        self._untold.update(self._translator.policies)
         self._count(written, set(wanted))
         if was_in_sync:
             self._parts.metrics.drift.inc(written.put + written.deleted)

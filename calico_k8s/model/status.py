@@ -9,13 +9,16 @@ path below ``/calico``                               value
 
 Felix writes them under a lease: those of a node whose agent is gone go with it, and nothing is
 known of it then.  A newer version's states are text like any other.
+
+What the controller tells of policy objects, so that ``status`` can say it, is one key that no node
+reads: ``/controller/v1/policies``, a :class:`PolicySummary`.
 """
 
 from typing import Literal, TypeVar, get_args
 
 import msgspec
 
-from calico_k8s.model.keys import STATUS
+from calico_k8s.model.keys import STATUS, TOLD
 from calico_k8s.model.names import EndpointId, NamespaceName, NodeName
 
 NodeState = Literal["waiting", "in-sync", "failing", "store-away"]
@@ -26,6 +29,10 @@ ENDPOINT_STATES: tuple[EndpointState, ...] = get_args(EndpointState)
 ENFORCED: EndpointState = "enforced"
 
 HOSTS = f"{STATUS}host/"
+POLICIES_PATH = f"{TOLD}policies"
+TROUBLED_MAX = 500
+"""So many objects a summary names, which is at most a third of what a value may have; of the others it
+says how many there are."""
 
 _T = TypeVar("_T")
 
@@ -58,6 +65,32 @@ class StoredStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     """When the kernel was last brought to what is desired; seconds since the epoch."""
     drift_repaired: int = 0
     errors: tuple[str, ...] = ()
+
+
+class TroubledPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A policy object that is not wholly in force, or names what is not there."""
+
+    kind: str
+    namespace: str
+    name: str
+    reason: str
+    message: str
+    is_accepted: bool = True
+    """All of it is understood and in force, but for what it names and is not there."""
+    is_resolved: bool = True
+    """All that it names is there."""
+    is_enforced: bool = True
+    """Any of it is in force."""
+
+
+class PolicySummary(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the controller tells of all policy objects."""
+
+    objects: int
+    troubled: tuple[TroubledPolicy, ...] = ()
+    """By name; no more than :data:`TROUBLED_MAX`."""
+    more: int = 0
+    """How many others there are."""
 
 
 def status_path(node: NodeName) -> str:

@@ -19,6 +19,7 @@ Law: after any history the sum of the differences is what a fresh translation of
 gives.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, assert_never
 
@@ -40,7 +41,7 @@ from calico_k8s.translate.namespaces import (
     unknown_namespace,
 )
 from calico_k8s.translate.objects import ClusterObject, KubeObject, PolicyObject, object_ref
-from calico_k8s.translate.policy_book import PolicyBook
+from calico_k8s.translate.policy_book import PolicyBook, Standing
 from calico_k8s.translate.profiles import ProfileBook, profile_keys
 from calico_k8s.translate.services import (
     Exposure,
@@ -68,6 +69,8 @@ class Changes(msgspec.Struct):
     puts: dict[keys.Key, Value] = msgspec.field(default_factory=dict)
     deletes: set[keys.Key] = msgspec.field(default_factory=set)
     findings: dict[ObjectRef, tuple[Finding, ...]] = msgspec.field(default_factory=dict)
+    policies: set[ObjectRef] = msgspec.field(default_factory=set)
+    """Policy objects whose :class:`~.policy_book.Standing` may be another, or that are gone."""
 
     def is_empty(self) -> bool:
         """Whether nothing changed."""
@@ -98,6 +101,7 @@ class Translator:
         self._known_namespaces: set[str] = set()
         self._dirty_pods: set[Name] = set()
         self._endpoint_keys: dict[Name, keys.EndpointKey] = {}
+        self._endpoints_by_node: Counter[NodeName] = Counter()
         self._pending: dict[keys.Key, Value | None] = {}
         self._emitted: dict[keys.Key, Value] = {}
         self._findings: dict[ObjectRef, tuple[Finding, ...]] = {}
@@ -180,6 +184,7 @@ class Translator:
         for ref in self._changed_findings:
             changes.findings[ref] = self._findings.get(ref, ())
         self._changed_findings = set()
+        changes.policies.update(told.touched)
         return changes
 
     @property
@@ -191,6 +196,19 @@ class Translator:
     def endpoint_count(self) -> int:
         """How many of the items are endpoints.  Cost: O(1)."""
         return len(self._endpoint_keys)
+
+    def nodes_with_endpoints(self) -> frozenset[NodeName]:
+        """The nodes that have endpoints.  Cost: O(them)."""
+        return frozenset(self._endpoints_by_node)
+
+    def standing(self, ref: ObjectRef) -> Standing | None:
+        """What has become of a policy object; None where there is none, or it cannot be used."""
+        return self._policies.standing(ref)
+
+    @property
+    def policies(self) -> Iterable[ObjectRef]:
+        """Every policy object that can be used."""
+        return self._policies.refs
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -243,13 +261,21 @@ class Translator:
         workload = self._workloads.get(pod)
         key = None if workload is None else keys.EndpointKey(workload.endpoint.id)
         before = self._endpoint_keys.pop(pod, None)
-        if before is not None and before != key:
-            self._pending[before] = None
+        if before is not None:
+            self._count(before.id.node, -1)
+            if before != key:
+                self._pending[before] = None
         if workload is None or key is None:
             return
+        self._count(key.id.node, 1)
         services = (service_profile(*service) for service in self._index.services_of(pod))
         self._endpoint_keys[pod] = key
         self._pending[key] = with_services(workload, services)
+
+    def _count(self, node: NodeName, difference: int) -> None:
+        self._endpoints_by_node[node] += difference
+        if not self._endpoints_by_node[node]:
+            del self._endpoints_by_node[node]
 
     # What pods' profiles are made of.
 

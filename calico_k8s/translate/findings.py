@@ -95,3 +95,8 @@ def make_finding(code: Code, message: str, ref: ObjectRef, path: FieldPath = ())
 def severity_of(code: Code) -> Severity:
     """How bad findings of this code are."""
     return Severity.WARNING if code in _WARNINGS else Severity.ERROR
+
+
+def reason_of(finding: Finding) -> str:
+    """A finding's code as Kubernetes writes reasons, of Events and of conditions."""
+    return "".join(word.capitalize() for word in finding.code.split("-"))

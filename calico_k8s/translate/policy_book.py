@@ -7,7 +7,10 @@ what refers to one that is missing matches nothing until it comes, and is told.
 """
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Generic, NamedTuple, TypeVar, assert_never
+
+import msgspec
 
 from calico_k8s.model import keys
 from calico_k8s.model.names import TierName
@@ -35,6 +38,18 @@ class PolicyChanges(NamedTuple):
 
     items: Items
     findings: Mapping[ObjectRef, tuple[Finding, ...]]
+    touched: AbstractSet[ObjectRef]
+    """Objects that came, went or were read again, and those whose tier was."""
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What has become of a policy object."""
+
+    uid: str
+    generation: int | None
+    keys: frozenset[keys.Key]
+    """Everything that has to be stored for all of it to be in force."""
+    findings: tuple[Finding, ...]
 
 
 class PolicyBook:
@@ -53,11 +68,14 @@ class PolicyBook:
         self._in_tier: _Refs[TierName] = _Refs()
         self._naming: _Refs[Name] = _Refs()
         self._dirty: set[ObjectRef] = set()
+        self._touched: set[ObjectRef] = set()
         self._items: Items = dict(_BUILT_IN)
 
     def update(self, value: PolicyObject) -> None:
-        """A policy object as it is now."""
+        """A policy object as it is now; its status, which we write, is no part of it."""
         ref = object_ref(value)
+        if self._values.get(ref) == value:
+            return
         self._values[ref] = value
         self._set(ref, self._read(value))
 
@@ -87,9 +105,28 @@ class PolicyBook:
 
     def take_changes(self) -> PolicyChanges:
         """What may have changed since the last call."""
-        items, dirty = self._items, self._dirty
-        self._items, self._dirty = {}, set()
-        return PolicyChanges(items, {ref: self._findings(ref) for ref in dirty})
+        items, dirty, touched = self._items, self._dirty, self._touched
+        self._items, self._dirty, self._touched = {}, set(), set()
+        return PolicyChanges(items, {ref: self._findings(ref) for ref in dirty}, touched | dirty)
+
+    def standing(self, ref: ObjectRef) -> Standing | None:
+        """What has become of an object; None where there is none, or it cannot be used."""
+        reading = self._readings.get(ref)
+        if reading is None:
+            return None
+        metadata = self._values[ref].metadata
+        tier = {keys.TierKey(reading.tier)} if reading.tier is not None else set()
+        return Standing(
+            metadata.uid or "",
+            metadata.generation,
+            frozenset(reading.items.keys() | tier),
+            self._findings(ref),
+        )
+
+    @property
+    def refs(self) -> Iterable[ObjectRef]:
+        """Every object there is."""
+        return self._readings.keys()
 
     def _read(self, value: PolicyObject) -> Reading:
         match value:
@@ -117,6 +154,7 @@ class PolicyBook:
         """Replace what an object says; what it names is taken up before the old is let go."""
         old = self._readings.pop(ref, None)
         self._dirty.discard(ref)
+        self._touched.add(ref)
         if new is not None:
             self._dirty.add(ref)
             self._items |= self._derived.use(new.services, new.node_selectors)

@@ -14,12 +14,13 @@ from calico_k8s.controller.reconcile import Reconciler
 from calico_k8s.datastore.factory import open_store
 from calico_k8s.model.keys import Key
 from calico_k8s.model.resources import Action, Origin, Rule, Value
+from calico_k8s.model.status import TroubledPolicy
 from calico_k8s.sources.documents import read_text
 from calico_k8s.sources.expand import expand
 from calico_k8s.translate.cluster import translate_all
 from tests.cli.manifests import TWO_TIERS, pod
 from tests.cli.program import run
-from tests.cli.test_status import BAD, GOOD, SILENT, tell, tell_pod, write
+from tests.cli.test_status import BAD, GOOD, SILENT, tell, tell_pod, tell_policies, write
 from tests.states import both, netset, policy, tier
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +127,20 @@ def test_nodes_are_as_documented(tmp_path: Path) -> None:
     rows = run("status", "--datastore", url, "-o", "json").json
     check("status", rows)
     assert len(rows) == 3
+
+
+def test_policies_are_as_documented(tmp_path: Path) -> None:
+    url = f"sqlite://{tmp_path / 'state.db'}"
+    with closing(open_store(url)) as store:
+        items: dict[Key, Value] = dict(
+            both(policy("p", "all()", Rule(Action.DENY, Origin("NetworkPolicy"))))
+        )
+        Reconciler(store).sync(items)
+        tell(store, GOOD, 1)
+        tell_policies(store, TroubledPolicy("Tier", "", "t", "PolicyInvalid", "why", False))
+    rows = run("status", "--policies", "--datastore", url, "-o", "json").json
+    check("status --policies", rows)
+    assert [row["accepted"] for row in rows] == [True, False]
 
 
 def test_yaml_says_the_same_as_json(app: Path) -> None:

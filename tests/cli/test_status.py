@@ -11,17 +11,25 @@ import pytest
 from calico_k8s.controller.reconcile import Reconciler
 from calico_k8s.datastore.factory import open_store
 from calico_k8s.datastore.store import Put, Store
-from calico_k8s.model.keys import Key, NodeKey
-from calico_k8s.model.names import EndpointId, NamespaceName, NodeName
-from calico_k8s.model.resources import Node, Value
+from calico_k8s.model.addresses import Address
+from calico_k8s.model.keys import EndpointKey, Key, NodeKey, PolicyKey
+from calico_k8s.model.names import EndpointId, NamespaceName, NodeName, PolicyId, SelectorText
+from calico_k8s.model.resources import Node, Policy, Value, WorkloadEndpoint
 from calico_k8s.model.status import (
+    POLICIES_PATH,
     EndpointStatus,
+    PolicySummary,
     StoredStatus,
+    TroubledPolicy,
     endpoint_status_path,
     status_path,
 )
+from calico_k8s.translate.reading import BOTH
+from calico_k8s.translate.tiers import DEFAULT_TIER
 from tests.cli.program import Ran, run
 
+ADDRESSES = {"good": "10.1.0.1", "bad": "10.1.0.2"}
+ALL = SelectorText("all()")
 GOOD, BAD, SILENT = map(NodeName, ("good", "bad", "silent"))
 
 
@@ -50,6 +58,23 @@ def tell(store: Store, node: NodeName, revision: int, state: str = "in-sync", *e
 def tell_pod(store: Store, name: str, state: str, reason: str = "", node: NodeName = BAD) -> None:
     path = endpoint_status_path(EndpointId(node, NamespaceName("shop"), name))
     store.transact([Put(path, msgspec.json.encode(EndpointStatus(state, reason)))])
+
+
+def tell_policies(store: Store, *troubled: TroubledPolicy, more: int = 0) -> None:
+    summary = PolicySummary(len(troubled), troubled, more)
+    store.transact([Put(POLICIES_PATH, msgspec.json.encode(summary))])
+
+
+def write_policies(store: Store, *names: str) -> int:
+    """Policies without rules, and a pod on each of two nodes; the revision."""
+    items: dict[Key, Value] = {NodeKey(node): Node(node) for node in (GOOD, BAD)}
+    for name in names:
+        own = PolicyId("NetworkPolicy", "shop", name)
+        items[PolicyKey(DEFAULT_TIER, own)] = Policy(own, DEFAULT_TIER, ALL, BOTH)
+    for node in (GOOD, BAD):
+        endpoint = EndpointId(node, NamespaceName("shop"), f"on-{node}")
+        items[EndpointKey(endpoint)] = WorkloadEndpoint(endpoint, (Address(ADDRESSES[node]),))
+    return Reconciler(store).sync(items).revision or 0
 
 
 def status(url: str, *more: str) -> Ran:
@@ -98,3 +123,68 @@ def test_what_a_newer_version_tells_is_shown_or_passed_over(url: str, store: Sto
     store.transact([Put("/felix/v2/host/bad/status", b"?")])
     (row,) = status(url, "-o", "json").json
     assert row["state"] == "better-than-ever"
+
+
+def test_policies_in_force_are_one_line(url: str, store: Store) -> None:
+    revision = write_policies(store, "a", "b")
+    for node in (GOOD, BAD):
+        tell(store, node, revision)
+    tell_policies(store)
+    ran = status(url)
+    assert (ran.code, ran.out.splitlines()[3:]) == (0, ["policies: 2, all in force"])
+
+
+def test_a_policy_that_a_node_has_not_got_is_told_with_the_node(url: str, store: Store) -> None:
+    revision = write_policies(store, "a")
+    tell(store, GOOD, revision)
+    tell(store, BAD, revision - 1)
+    ran = status(url)
+    assert ran.code == 1
+    assert ran.out.splitlines()[3:] == [
+        "policies: 1, 1 not on all nodes",
+        "NetworkPolicy/shop/a: on 1 of 2 nodes, not on bad",
+    ]
+    (row,) = status(url, "--policies", "-o", "json").json
+    assert (row["nodes"], row["of"], row["behind"]) == (1, 2, ["bad"])
+
+
+def test_a_policy_that_is_not_accepted_is_told_whether_it_is_stored_or_not(
+    url: str, store: Store
+) -> None:
+    revision = write_policies(store, "a", "b")
+    for node in (GOOD, BAD):
+        tell(store, node, revision)
+    lost = TroubledPolicy(
+        "NetworkPolicy", "shop", "a", "TierUnknown", "no tier", False, False, False
+    )
+    host = TroubledPolicy("GlobalNetworkPolicy", "", "c", "PolicyHostOnly", "hosts", False)
+    tell_policies(store, lost, host, more=3)
+    ran = status(url)
+    assert ran.code == 1
+    assert ran.out.splitlines()[3:] == [
+        "policies: 6, 5 not accepted, 1 naming what is not there, 2 not on all nodes",
+        "GlobalNetworkPolicy/c: hosts",
+        "NetworkPolicy/shop/a: no tier",
+        "... and 3 more: status --policies",
+    ]
+    assert status(url, "--policies").code == 1
+
+
+def test_what_a_policy_names_and_is_not_there_is_told_and_no_failure(
+    url: str, store: Store
+) -> None:
+    revision = write_policies(store, "a")
+    for node in (GOOD, BAD):
+        tell(store, node, revision)
+    tell_policies(
+        store, TroubledPolicy("NetworkPolicy", "shop", "a", "PortUnknown", "no port", True, False)
+    )
+    ran = status(url)
+    assert (ran.code, ran.out.splitlines()[-1]) == (0, "NetworkPolicy/shop/a: no port")
+
+
+def test_of_many_policies_the_first_are_told_and_how_many_there_are(url: str, store: Store) -> None:
+    revision = write_policies(store, *(f"p{number:03}" for number in range(30)))
+    tell(store, GOOD, revision)
+    assert status(url).out.splitlines()[-1] == "... and 10 more: status --policies"
+    assert len(status(url, "--policies").out.splitlines()) == 31

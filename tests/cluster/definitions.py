@@ -34,23 +34,26 @@ def cluster_network_policies(channel: Literal["standard", "experimental"]) -> Do
     return found
 
 
-def define_calicos(kube: ApiServer) -> None:
-    """Installs Calico's kinds, and waits until they are served."""
+def define_calicos(kube: ApiServer, api: KubeApi | None = None) -> None:
+    """Installs Calico's kinds, and waits until they are served, as ``api`` sees it if given."""
     kube.kubectl("apply", "-k", str(CRDS))
-    _wait_until_served(kube, "projectcalico.org")
+    _wait_until_served(kube, "projectcalico.org", api)
 
 
-def define_cluster_network_policies(kube: ApiServer) -> None:
-    """Installs the kind with all its fields, and waits until it is served."""
+def define_cluster_network_policies(kube: ApiServer, api: KubeApi | None = None) -> None:
+    """Installs the kind with all its fields, and waits until it is served, as ``api`` sees it."""
     definition = json.dumps(cluster_network_policies("experimental"))
     kube.kubectl("apply", "--server-side", "-f", "-", stdin=definition)
-    _wait_until_served(kube, "policy.networking.k8s.io")
+    _wait_until_served(kube, "policy.networking.k8s.io", api)
 
 
-def _wait_until_served(kube: ApiServer, group: str) -> None:
-    paths = [path for kind, path in PATHS.items() if path.startswith(f"/apis/{group}/")]
-    with closing(connect(str(kube.kubeconfig()))) as api:
-        for path in paths:
+def _wait_until_served(kube: ApiServer, group: str, api: KubeApi | None) -> None:
+    if api is None:
+        with closing(connect(str(kube.kubeconfig()))) as opened:
+            _wait_until_served(kube, group, opened)
+        return
+    for path in PATHS.values():
+        if path.startswith(f"/apis/{group}/"):
             wait_for(partial(_is_served, api, path))
 
 

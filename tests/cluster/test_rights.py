@@ -32,12 +32,17 @@ from calico_k8s.certificates.names import AUTHORITY_NAME, Holder
 from calico_k8s.certificates.requests import SERVER_USAGES, Rules
 from calico_k8s.certificates.signer import Options as SignerOptions
 from calico_k8s.certificates.signer import Signer
+from calico_k8s.controller import statuses
+from calico_k8s.controller.conditions import WITH_STATUS, status_path
+from calico_k8s.controller.events import API_VERSIONS
 from calico_k8s.controller.lease import API as LEASES
 from calico_k8s.controller.lease import LeaseTimes
 from calico_k8s.controller.process import LEASE_NAME, Controller, LeaseOptions, Options
 from calico_k8s.datastore.factory import open_store
 from calico_k8s.datastore.location import EtcdLocation
 from calico_k8s.errors import KubeForbidden
+from calico_k8s.translate.findings import ObjectRef
+from calico_k8s.translate.objects import KINDS
 from tests.cluster.accounts import ADDRESS, NODE, Site, forget, running, site_up
 from tests.cluster.controllers import wait_for
 from tests.cluster.installation import NAMESPACE, ROOT
@@ -111,9 +116,36 @@ def all_memberships() -> list[Membership]:
     ]
 
 
+def _policy(kind: str) -> Object:
+    """An object of a kind, with no more in it than it needs."""
+    spec: Object = {}
+    if kind == "ClusterNetworkPolicy":
+        spec = {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}}
+    metadata = (
+        {"name": "any", "namespace": "mistaken"} if KINDS[kind].is_namespaced else {"name": "any"}
+    )
+    return {
+        "apiVersion": API_VERSIONS[kind],
+        "kind": KINDS[kind].written or kind,
+        "metadata": metadata,
+        "spec": spec,
+    }
+
+
+POLICIES = {
+    status_path(ObjectRef(kind, "mistaken" * KINDS[kind].is_namespaced, "any")).removesuffix(
+        "/any/status"
+    ): _policy(kind)
+    for kind in sorted(WITH_STATUS)
+}
+"""One of each kind that has a status, by where such are made."""
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with site_up(tmp_path_factory.mktemp("rights")) as up:
+    with pytest.MonkeyPatch.context() as patch, site_up(tmp_path_factory.mktemp("rights")) as up:
+        for pace in ("TICK_S", "HOLD_S"):
+            patch.setattr(statuses, pace, 0.05)
         yield up
 
 
@@ -124,16 +156,21 @@ Until = Callable[[Sequence[str], bool], bool]
 
 
 def control(site: Site, account: str, until: Until) -> None:
-    """A controller: elected and again, in sync, and a mistake told as an Event."""
+    """A controller: elected and again, in sync, mistakes told as Events, and statuses."""
+    for path, policy in POLICIES.items():
+        forget(site.objects.api, f"{path}/{policy['metadata']['name']}")
+        site.objects.api.create(path, policy)
     forget(site.objects.api, f"/apis/{LEASES}/namespaces/{NAMESPACE}/leases/{LEASE_NAME}")
     lease = LeaseOptions(NAMESPACE, LEASE_NAME, LeaseTimes(2, 0.1))
     store_url = f"sqlite://{site.folder}/{next(_NUMBERS)}.db"
     with closing(site.account(account)) as api, closing(open_store(store_url)) as store:
         controller = Controller(api, store, Options(f"one-{next(_NUMBERS)}", lease=lease))
         told = [controller.metrics.events.labels(result) for result in ("created", "repeated")]
+        written = controller.metrics.statuses.labels("written")
 
         def is_done() -> bool:
-            return controller.is_ready() is None and any(each._value.get() for each in told)
+            are_told = written._value.get() >= len(POLICIES) and any(e._value.get() for e in told)
+            return controller.is_ready() is None and are_told
 
         with running(controller.run, controller.stop):
             wait_for(

@@ -1,0 +1,205 @@
+"""What has become of each policy, where its owner looks: on a live cluster, by kubectl."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from calico_k8s.controller.kube import KubeApi
+from tests.cli.program import Ran
+from tests.cli.program import run as run_command
+from tests.cluster.controllers import wait_for
+from tests.cluster.definitions import define_calicos, define_cluster_network_policies
+from tests.cluster.live import NODE_1, NODE_2, LiveCluster, live_cluster
+from tests.cluster.objects import Document
+from tests.cluster.servers import ApiServer
+from tests.cluster.shop import LISTEN, OBJECTS, ShopPod, apply, run
+
+pytestmark = [pytest.mark.cluster, pytest.mark.kernel, pytest.mark.timeout(180)]
+
+ALL = ("True", "on 2 of 2 nodes")
+CALICO = "projectcalico.org/v3"
+
+
+def document(kind: str, name: str, spec: Document, namespace: str = "") -> Document:
+    metadata = {"name": name} | ({"namespace": namespace} if namespace else {})
+    version = {"ClusterNetworkPolicy": "policy.networking.k8s.io/v1alpha2"}.get(kind, CALICO)
+    return {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec}
+
+
+TIER = document("Tier", "security", {"order": 100})
+DENY: Document = {"types": ["Ingress"], "ingress": [{"action": "Deny"}]}
+GUARD = document("GlobalNetworkPolicy", "guard", {"tier": "security", "selector": "a == 'b'"})
+EVERY_KIND = [
+    TIER,
+    GUARD,
+    document("NetworkPolicy", "own", {"selector": "app == 'back'", **DENY}, "shop"),
+    document("GlobalNetworkSet", "outside", {"nets": ["198.51.100.0/24"]}),
+    document("NetworkSet", "partners", {"nets": ["203.0.113.0/24"]}, "shop"),
+    document("Profile", "hosts", {"labelsToApply": {"role": "host"}}),
+    document(
+        "ClusterNetworkPolicy",
+        "base",
+        {
+            "tier": "Baseline",
+            "priority": 10,
+            "subject": {"namespaces": {}},
+            "ingress": [{"action": "Accept", "from": [{"namespaces": {}}]}],
+        },
+    ),
+]
+RESOURCES = {
+    "NetworkPolicy": "calnp",
+    "ClusterNetworkPolicy": "clusternetworkpolicy",
+}
+
+
+def define_all(kube: ApiServer, api: KubeApi) -> None:
+    """Every kind of policy there is."""
+    define_calicos(kube, api)
+    define_cluster_network_policies(kube, api)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
+    folder = tmp_path_factory.mktemp("statuses")
+    with live_cluster(folder, listen=LISTEN, etcd_members=1, define=define_all) as up:
+        apply(up, *OBJECTS)
+        run(up, ShopPod("shop/front", NODE_1, 11), ShopPod("shop/rear", NODE_2, 12))
+        up.wait_in_force()
+        apply(up, *EVERY_KIND)
+        yield up
+
+
+def got(cluster: LiveCluster, of: Document) -> Document:
+    """The object as it is now."""
+    kind, metadata = of["kind"], of["metadata"]
+    where = ("-n", metadata["namespace"]) if "namespace" in metadata else ()
+    resource = RESOURCES.get(kind, kind.lower())
+    found: Document = json.loads(
+        cluster.kube.kubectl("get", resource, metadata["name"], *where, "-o", "json")
+    )
+    return found
+
+
+def conditions(cluster: LiveCluster, of: Document) -> Mapping[str, Document]:
+    """Its conditions by type, those that are about what it says now; none until then."""
+    found = got(cluster, of)
+    told = {each["type"]: each for each in found.get("status", {}).get("conditions", ())}
+    generation = found["metadata"]["generation"]
+    is_new = all(each["observedGeneration"] == generation for each in told.values())
+    return told if is_new else {}
+
+
+def wait_until(cluster: LiveCluster, of: Document, **wanted: tuple[str, str]) -> None:
+    """Returns once conditions have these statuses, and words in their reason or message."""
+
+    def is_so() -> bool:
+        told = conditions(cluster, of)
+        return all(
+            type_ in told
+            and told[type_]["status"] == status
+            and words in f"{told[type_]['reason']}: {told[type_]['message']}"
+            for type_, (status, words) in wanted.items()
+        )
+
+    wait_for(is_so, lambda: f"{got(cluster, of)}\n{cluster.leader().log[-3000:]}")
+
+
+def status(cluster: LiveCluster, *more: str) -> Ran:
+    """``calico-k8s status``."""
+    return run_command("status", *more, env=cluster.store.environment())
+
+
+def test_a_policy_in_force_says_so_whatever_its_kind(cluster: LiveCluster) -> None:
+    for each in EVERY_KIND:
+        wait_until(cluster, each, Accepted=("True", ""), ResolvedRefs=("True", ""), Programmed=ALL)
+        for told in conditions(cluster, each).values():
+            assert told["observedGeneration"] == 1
+            assert told["lastTransitionTime"]
+
+
+def test_the_columns_of_kubectl_get_show_it(cluster: LiveCluster) -> None:
+    wait_until(cluster, GUARD, Programmed=ALL)
+    header, row = cluster.kube.kubectl("get", "gnp", "guard").splitlines()
+    columns = ["NAME", "TIER", "ORDER", "ACCEPTED", "RESOLVED", "PROGRAMMED", "AGE"]
+    assert header.split() == columns
+    assert row.split()[:-1] == ["guard", "security", "True", "True", "True"]  # no order
+    wide = cluster.kube.kubectl("get", "gnp", "guard", "-o", "wide")
+    assert "on 2 of 2 nodes" in wide
+
+
+def test_a_change_is_told_and_our_own_writing_is_no_change(cluster: LiveCluster) -> None:
+    wait_until(cluster, GUARD, Programmed=ALL)
+    before = conditions(cluster, GUARD)
+    apply(cluster, {**GUARD, "spec": {**GUARD["spec"], "order": 7}})
+    apply(cluster, {**TIER, "spec": {"order": 101}})
+    for each in EVERY_KIND:
+        wait_until(cluster, each, Programmed=ALL)
+    after = conditions(cluster, GUARD)
+    assert {each["observedGeneration"] for each in after.values()} == {2}
+    for type_ in ("Accepted", "ResolvedRefs"):  # it was so all the while
+        assert after[type_]["lastTransitionTime"] == before[type_]["lastTransitionTime"]
+    written = doings(cluster)
+    time.sleep(2.0)
+    assert doings(cluster) == written
+
+
+def test_without_its_tier_a_policy_is_not_accepted_until_it_comes(cluster: LiveCluster) -> None:
+    late = document("GlobalNetworkPolicy", "late", {"tier": "late", **DENY, "selector": "a == 'c'"})
+    apply(cluster, late)
+    lacks = ("False", "TierUnknown: there is no tier 'late'")
+    wait_until(
+        cluster, late, Accepted=lacks, ResolvedRefs=lacks, Programmed=("False", "NotEnforced")
+    )
+    wait_for(lambda: "GlobalNetworkPolicy/late: there is no tier" in status(cluster).out)
+    assert status(cluster).code == 1
+    apply(cluster, document("Tier", "late", {}))
+    wait_until(cluster, late, Accepted=("True", ""), ResolvedRefs=("True", ""), Programmed=ALL)
+    cluster.kube.kubectl("delete", "gnp", "late")
+    wait_for(lambda: status(cluster).code == 0, lambda: status(cluster).out)
+
+
+def test_a_service_that_is_not_there_is_told_and_the_rest_is_in_force(cluster: LiveCluster) -> None:
+    to_api = {"destination": {"services": {"name": "api", "namespace": "shop"}}}
+    spec = {"egress": [{"action": "Allow", **to_api}], "selector": "a == 'd'"}
+    asks = document("GlobalNetworkPolicy", "asks", spec)
+    apply(cluster, asks)
+    lacks = ("False", "PolicyServiceUnknown")
+    wait_until(cluster, asks, Accepted=("True", ""), ResolvedRefs=lacks, Programmed=ALL)
+    apply(
+        cluster,
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": "api-1",
+                "namespace": "shop",
+                "labels": {"kubernetes.io/service-name": "api"},
+            },
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": ["10.244.1.11"]}],
+            "ports": [{"port": 4001, "protocol": "TCP"}],
+        },
+    )
+    wait_until(cluster, asks, Accepted=("True", ""), ResolvedRefs=("True", ""), Programmed=ALL)
+
+
+def test_a_node_whose_agent_is_gone_lags_until_it_returns(cluster: LiveCluster) -> None:
+    cluster.agents.kill(NODE_2)
+    apply(cluster, {**GUARD, "spec": {**GUARD["spec"], "order": 8}})
+    behind = ("False", "NodesBehind: on 1 of 2 nodes, not on node-2")
+    wait_until(cluster, GUARD, Accepted=("True", ""), Programmed=behind)
+    wait_until(cluster, EVERY_KIND[2], Programmed=ALL)  # what it enforced when it fell silent
+    assert "GlobalNetworkPolicy/guard: on 1 of 2 nodes, not on node-2" in status(cluster).out
+    cluster.agents.start(NODE_2)
+    wait_until(cluster, GUARD, Programmed=ALL)
+
+
+def doings(cluster: LiveCluster) -> tuple[float, float, str]:
+    """How many statuses and keys the leader has written, and a status' resourceVersion."""
+    metric = cluster.leader().metric
+    statuses = metric('calico_k8s_controller_status_writes_total{result="written"}')
+    keys = metric("calico_k8s_controller_keys_put_total")
+    return statuses, keys, got(cluster, GUARD)["metadata"]["resourceVersion"]
