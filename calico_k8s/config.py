@@ -36,6 +36,7 @@ class Config(msgspec.Struct, frozen=True):
     workload_interfaces: tuple[str, ...] = ()
     pod_cidr: tuple[Net, ...] = ()
     cut_connections: bool = True
+    denials: bool = False
     resync_interval_s: float = 90.0
     place_check_interval_s: float = 1.0
     status_interval_s: float = 10.0
@@ -126,6 +127,7 @@ OPTIONS = (
     Option("workload-interfaces", _names, "host-side pod interfaces, as in cali*,veth*"),
     Option("pod-cidr", _nets, "this node's own pod nets, in place of its spec.podCIDRs"),
     Option("cut-connections", _switch, "end live connections of flows that become denied"),
+    Option("denials", _switch, "tell which rule denied a packet; while off, no rule is for it"),
     Option("resync-interval-s", _seconds, "how often the kernel is compared whole"),
     Option("place-check-interval-s", _seconds, "how often our jumps' place is checked"),
     Option("status-interval-s", _seconds, "how often status is written"),

@@ -290,15 +290,16 @@ def _parse_target(tests: tuple[Test, ...], option: str, words: _Words) -> Parsed
         )
     if target == "SET":
         return ParsedRule(tests, change=_parse_map(words))
-    if target == "LOG":
-        _expect(words, "--log-prefix")
-        next(words)
-        _expect(words, "--log-level")
-        next(words)
+    if target in _TELLING:
+        _skip(words, _TELLING[target])
         return ParsedRule(tests)
     if target.startswith("cali-"):
         return ParsedRule(tests, chain=ChainName(target), is_goto=option == "-g")
     raise ValueError(f"unknown target {target}")
+
+
+# Targets after which a packet goes on.
+_TELLING = {"LOG": "--log-prefix --log-level", "NFLOG": "--nflog-prefix --nflog-group"}
 
 
 def _parse_map(words: _Words) -> Change:
@@ -444,6 +445,21 @@ def _multiport(end: str) -> Callable[[_Words], Test]:
     return parse
 
 
+def _rate(options: str) -> Callable[[_Words], Test]:
+    def parse(words: _Words) -> Test:
+        next(words)
+        _skip(words, options)
+        return lambda _kernel, _packet: True
+
+    return parse
+
+
+def _skip(words: _Words, options: str) -> None:
+    for option in options.split():
+        _expect(words, option)
+        next(words)
+
+
 def _pair(word: str) -> tuple[int, int]:
     value, _, mask = word.partition("/")
     return int(value, 16), int(mask, 16)
@@ -473,6 +489,11 @@ _MODULES: Mapping[str, Callable[[_Words], Test]] = {
     "devgroup --dst-group": _link_group("out"),
     "addrtype --src-type": _source_type,
     "addrtype --dst-type": _destination_type,
+    "limit --limit": _rate("--limit-burst"),
+    "hashlimit --hashlimit-upto": _rate(
+        "--hashlimit-burst --hashlimit-mode --hashlimit-name --hashlimit-htable-size"
+        " --hashlimit-htable-max --hashlimit-htable-expire"
+    ),
     "multiport --sports": _multiport("s"),
     "multiport --dports": _multiport("d"),
 }

@@ -116,6 +116,10 @@ class Graph:
         """A set, to be asked about single addresses."""
         return self._members.get(ipset_id)
 
+    def owner(self, address: Address) -> EndpointId | None:
+        """The endpoint of any node that owns an address; None where none does."""
+        return self._peers.owners.owner(address)
+
     def local_owner(self, address: Address) -> LocalEndpoint | None:
         """The local endpoint that owns an address; None where another node's, or nobody, does."""
         owner = self._peers.owners.owner(address)

@@ -22,6 +22,7 @@ COMMANDS = {
     "completion": "completion",
     "controller": "controller",
     "demo": "lab",
+    "denials": "denials",
     "explain": "policy",
     "felix": "node",
     "fmt": "text",

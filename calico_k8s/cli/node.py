@@ -24,6 +24,7 @@ from calico_k8s.config import OPTIONS, Layer, from_environment, resolve
 from calico_k8s.datastore.location import Access
 from calico_k8s.errors import InputError, UnavailableError
 
+DEFAULT_DENIALS = "/run/calico-k8s/denials.sock"
 DEFAULT_STATE = "/var/lib/calico-k8s/felix.state"
 FELIX_METRICS_PORT = 9095
 FELIX_OPTIONS = (
@@ -36,6 +37,7 @@ FELIX_OPTIONS = (
     "workload-interfaces",
     "pod-cidr",
     "cut-connections",
+    "denials",
     "resync-interval-s",
     "place-check-interval-s",
     "status-interval-s",
@@ -98,12 +100,20 @@ state_file_option = option(
 )
 
 
+def denials_socket_option(text: str) -> Callable[[_F], _F]:
+    """``--denials-socket``."""
+    return option(
+        "--denials-socket", metavar="FILE", default=DEFAULT_DENIALS, show_default=True, help=text
+    )
+
+
 @click.group("felix", invoke_without_command=True)
 @option(
     "--node", metavar="NAME", help="This node's name in Kubernetes; the host name unless given."
 )
 @option("--once", is_flag=True, help="Bring the kernel to the datastore's state and exit.")
 @state_file_option
+@denials_socket_option("Where `calico-k8s denials` asks for what this node denied.")
 @log_options
 @metrics_port_option(FELIX_METRICS_PORT)
 @datastore_options
@@ -121,6 +131,7 @@ def felix_command(  # noqa: PLR0913 - one for each option
     node: str | None,
     once: bool,
     state_file: str,
+    denials_socket: str,
     log: LogOptions,
     metrics_port: int,
     datastore: DatastoreOptions,
@@ -140,7 +151,9 @@ def felix_command(  # noqa: PLR0913 - one for each option
     from calico_k8s.felix.process import run_until_signalled, running_parts
     from calico_k8s.model.names import NodeName
 
-    identity = Identity(NodeName(node or platform.node()), setting_layers(ctx), Path(state_file))
+    name, layers = NodeName(node or platform.node()), setting_layers(ctx)
+    socket = None if once else Path(denials_socket)
+    identity = Identity(name, layers, Path(state_file), socket)
     with (
         logging_of("felix", log),
         open_datastore(

@@ -28,6 +28,7 @@ from calico_k8s.errors import KernelError
 from calico_k8s.felix.allowance import Allowance
 from calico_k8s.felix.attachments import Attachments, wanted_places
 from calico_k8s.felix.cutting import Cutting
+from calico_k8s.felix.denials import DenialBook
 from calico_k8s.felix.enforce import Applied, Enforcer
 from calico_k8s.felix.interfaces import Wanted
 from calico_k8s.felix.iptables.programs import PROGRAM_TIMEOUT_S
@@ -70,6 +71,8 @@ class Identity(msgspec.Struct, frozen=True):
     node: NodeName
     layers: tuple[Layer, ...] = ()
     state_path: Path | None = None
+    denials_path: Path | None = None
+    """Where programs of this machine ask for its denials."""
 
 
 class Agent:
@@ -92,6 +95,7 @@ class Agent:
         self._enforcer = Enforcer(self._graph, kernel.applier, kernel.versions, kernel.left)
         cut = mark_layout(self._settings.config.mark_mask).cut
         self._cutting = Cutting(cut, self._graph)
+        self.denials = DenialBook(self._graph, self._enforcer.note, time.monotonic())
         self._schedule = Schedule()
         self._report = Report(identity.node, kernel.backend.value, time.time(), metrics)
         self._metrics = metrics
@@ -144,6 +148,7 @@ class Agent:
     def close(self) -> None:
         """Release what it opened itself; after :meth:`run`, whose kernel state stays."""
         self._cutting.close()
+        self.denials.close()
         if self._file is not None:
             self._file.close()
         for descriptor in (self._wake_up, self._waker):
@@ -157,7 +162,7 @@ class Agent:
         with selectors.DefaultSelector() as selector:
             kernel = self._kernel
             sources = (self._queue, kernel.interfaces, kernel.transactions, self._cutting)
-            for source in (*sources, self._wake_up):
+            for source in (*sources, self.denials, self._wake_up):
                 selector.register(source, selectors.EVENT_READ)
             while not self._is_stopping:
                 wait_s = self._schedule.wait_s(now_s)
@@ -184,6 +189,9 @@ class Agent:
         self.beat_s = now_s
         self._take_updates()
         self._follow(now_s)
+        rest_s = self.denials.take(now_s, time.time())
+        if rest_s is not None:
+            self._schedule.by(Task.LISTEN, now_s + rest_s)
         if self._cutting.has_news:
             self._schedule.by(Task.JUDGE, now_s)
         for task in self._schedule.take_due(now_s):
@@ -240,7 +248,7 @@ class Agent:
         is_found = (found.missing, found.unsettled) != (before.missing, before.unsettled)
         if self._report.note_applied(applied.written, duration_s, time.time()) or is_found:
             self._tell_soon(now_s)
-        self._report.note_problems(self._enforcer.problems)
+        self._report.note_problems((*self._enforcer.problems, *self.denials.problems))
         self._note_changes(applied, now_s)
 
     def _note_changes(self, applied: Applied, now_s: float) -> None:
@@ -271,6 +279,7 @@ class Agent:
         elif before.cut_connections or is_first:
             self._cutting.restore_all()
         self._schedule.by(Task.JUDGE, now_s)
+        self.denials.listen(tells=config.denials, now_s=now_s)
 
     def _wanted(self) -> Wanted:
         return wanted_places(self._graph, self._settings.config)
@@ -288,6 +297,7 @@ class Agent:
             case Task.TELL:
                 self._schedule.at(task, now_s + config.status_interval_s)
                 self._told_s = now_s
+                self.denials.listen(tells=config.denials, now_s=now_s)
                 self._tell(self._status())
             case Task.JUDGE:
                 self._judge(now_s)
@@ -301,6 +311,8 @@ class Agent:
                 self._prepare(now_s)
             case Task.RETRY:
                 self._retry(now_s)
+            case Task.LISTEN:
+                pass  # each turn of the loop does
         if task in (Task.CHECK_PLACE, Task.RESYNC, Task.COLLECT) and self._report.is_well:
             self._maintain(task, now_s)
 

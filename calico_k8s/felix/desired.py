@@ -27,7 +27,9 @@ from calico_k8s.render.endpoints import (
 )
 from calico_k8s.render.marks import mark_layout
 from calico_k8s.render.names import dst_ipset, ipset_name, self_ipset, src_ipset
+from calico_k8s.render.notes import Note
 from calico_k8s.render.settings import RenderConfig
+from calico_k8s.render.static import STATIC_NOTES
 from calico_k8s.render.tables import (
     IPSET_PREFIXES,
     IpsetName,
@@ -107,7 +109,7 @@ class Desired:
         self._config = config
         self._versions = versions
         self._layout = mark_layout(config.mark_mask)
-        self._groups = GroupBook(self._layout, versions, left.groups, now_s)
+        self._groups = GroupBook(self._layout, versions, left.groups, now_s, tells=config.tells)
         self._left = left
         self._members_of: dict[GroupId, set[EndpointId]] = {}
         self._endpoints: dict[EndpointId, LocalEndpoint] = {}
@@ -131,6 +133,11 @@ class Desired:
         """What cannot be as it should: one sentence each."""
         return self._groups.problems
 
+    def note(self, prefix: str) -> Note | None:
+        """What a prefix tells; None where nothing that is in the kernel tells it."""
+        static = next((note for note in STATIC_NOTES if note.name == prefix), None)
+        return static or self._groups.note(prefix)
+
     @property
     def endpoints(self) -> Mapping[EndpointId, LocalEndpoint]:
         """The endpoints of this node."""
@@ -140,6 +147,7 @@ class Desired:
         """Other settings from the next :meth:`take` on; the mark mask stays."""
         config = msgspec.structs.replace(config, mark_mask=self._config.mark_mask)
         self._has_other_chains |= config != self._config
+        self._groups.tell(tells=config.tells)
         self._config = config
 
     def take(self, deltas: Deltas, attachments: Attachments, now_s: float) -> Plan:

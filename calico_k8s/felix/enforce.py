@@ -20,6 +20,7 @@ from calico_k8s.felix.desired import Attachments, Desired, Left, changed_peers
 from calico_k8s.model.addresses import Address, Version
 from calico_k8s.render.endpoints import endpoint_ipsets
 from calico_k8s.render.marks import MarkLayout, mark_layout
+from calico_k8s.render.notes import Note
 from calico_k8s.render.settings import RenderConfig
 
 
@@ -75,6 +76,10 @@ class Enforcer:
     def problems(self) -> tuple[str, ...]:
         """What cannot be as it should: one sentence each."""
         return self._desired.problems if self._desired is not None else ()
+
+    def note(self, prefix: str) -> Note | None:
+        """What a prefix tells; None where nothing that is in the kernel tells it."""
+        return self._desired.note(prefix) if self._desired is not None else None
 
     def flush(self) -> bool:
         """Settle the graph; whether settings changed.  Once for each :meth:`carry_out`, or again."""

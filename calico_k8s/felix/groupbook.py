@@ -20,6 +20,7 @@ from calico_k8s.render.assembly import render_tables
 from calico_k8s.render.groups import RenderedGroup, render_group
 from calico_k8s.render.marks import MarkLayout, Number, NumberAllocator
 from calico_k8s.render.names import stage_chain
+from calico_k8s.render.notes import Note
 from calico_k8s.render.rules import NetsIpset
 from calico_k8s.render.settings import RenderConfig
 from calico_k8s.render.tables import ChainName, Table
@@ -66,8 +67,11 @@ class GroupBook:
         versions: tuple[Version, ...],
         recovered: Mapping[Version, Recovered],
         now_s: float,
+        *,
+        tells: bool = False,
     ) -> None:
         self._versions = versions
+        self._tells = tells
         self._live: dict[GroupId, LiveGroup] = {}
         self._retired: dict[ChainName, _Retired] = {}
         self._homeless: dict[GroupId, str] = {}
@@ -105,7 +109,7 @@ class GroupBook:
 
         Where the mark mask has no room for one more, its endpoints take no new flow.
         """
-        rendered = {version: render_group(group, version) for version in self._versions}
+        rendered = self._render(group)
         if all(each.allows_all for each in rendered.values()):
             self._retire(self._live.get(group.id), now_s)
             self._homeless.pop(group.id, None)
@@ -126,6 +130,21 @@ class GroupBook:
             self._live[name] = msgspec.structs.replace(live, number=number)
             found.add(name)
         return found
+
+    def tell(self, *, tells: bool) -> None:
+        """Render every group with notes, or without, from now on."""
+        if tells != self._tells:
+            self._tells = tells
+            for name, live in self._live.items():
+                self._live[name] = msgspec.structs.replace(live, rendered=self._render(live.group))
+
+    def note(self, prefix: str) -> Note | None:
+        """What a prefix tells; None where no group that is in the kernel tells it."""
+        for each in self._all_rendered():
+            for rendered in each.values():
+                if prefix in rendered.notes:
+                    return rendered.notes[prefix]
+        return None
 
     def remove(self, name: GroupId, now_s: float) -> None:
         """No endpoint is in the group any more."""
@@ -184,11 +203,15 @@ class GroupBook:
         self._homeless.pop(group.id, None)
         return number
 
+    def _render(self, group: Group) -> ByVersion:
+        return {v: render_group(group, v, tells=self._tells) for v in self._versions}
+
     def _all_rendered(self) -> Iterator[ByVersion]:
+        """Retired groups first: of a chain that groups share, the word of a live one holds."""
+        yield from (retired.rendered for retired in self._retired.values())
         for live in self._live.values():
             if live.has_chains:
                 yield live.rendered
-        yield from (retired.rendered for retired in self._retired.values())
 
     def _retire(self, live: LiveGroup | None, now_s: float) -> None:
         if live is not None and live.has_chains:

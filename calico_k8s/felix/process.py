@@ -5,8 +5,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from types import FrameType
 
+import msgspec
 import structlog
 
 from calico_k8s.config import Config, resolve
@@ -18,9 +20,12 @@ from calico_k8s.felix.agent import Agent, Identity
 from calico_k8s.felix.iptables.backend import detect_backend
 from calico_k8s.felix.iptables.programs import Backend
 from calico_k8s.felix.kernel import Kernel
+from calico_k8s.felix.local_socket import LocalSocket
 from calico_k8s.felix.metrics import Metrics
 from calico_k8s.felix.status import StatusWriter
 from calico_k8s.model import keys
+from calico_k8s.model.denial import Denials
+from calico_k8s.model.names import NodeName
 from calico_k8s.render.marks import Number, mark_layout
 from calico_k8s.telemetry import Telemetry, serving
 
@@ -99,6 +104,10 @@ def running_parts(identity: Identity, store: Store, metrics_port: int = 0) -> It
                 closing(Agent(identity, queue, kernel, status.tell, metrics))
             )
             watch.agent = agent
+            if identity.denials_path is not None:
+                answer = partial(_tell_denials, identity.node, agent)
+                local = ends.enter_context(closing(LocalSocket(identity.denials_path, answer)))
+                local.start()
             if metrics_port:
                 health = _Health(agent, syncer, status)
                 telemetry = Telemetry(metrics.registry, health.is_live, health.is_ready)
@@ -111,6 +120,11 @@ def running_parts(identity: Identity, store: Store, metrics_port: int = 0) -> It
         status.close()
         queue.close()
         kernel.close()
+
+
+def _tell_denials(node: NodeName, agent: Agent) -> bytes:
+    book = agent.denials
+    return msgspec.json.encode(Denials(node, book.is_told, book.records))
 
 
 def choose_backend(config: Config) -> Backend:

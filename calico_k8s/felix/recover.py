@@ -18,6 +18,7 @@ from calico_k8s.render.tables import ChainName, RuleText
 _RULE = re.compile(r"^-A (cali-\S+) (.*)$", re.MULTILINE)
 _HASH = re.compile(r' ?-m comment --comment "?cali:[\w-]+"?')
 _STAGE = re.compile(r"^cali-([ei])\d+-(.+)$")
+_TELLING = re.compile(r"^cali-d[ei]-")
 _ROOT = re.compile(
     r"^-A cali-(?:egress|ingress) -m mark --mark 0x\w+/0x(\w+) .*-j RETURN$", re.MULTILINE
 )
@@ -44,6 +45,7 @@ def recover(saved: str, layout: MarkLayout) -> Recovered:
     """What one family's saved table tells."""
     numbers: dict[Direction, dict[ChainName, int]] = {direction: {} for direction in Direction}
     stages: dict[tuple[str, str], dict[ChainName, list[RuleText]]] = {}
+    telling: dict[ChainName, list[RuleText]] = {}
     for chain, written in _RULE.findall(saved):
         text = RuleText(_HASH.sub("", written).strip())
         if not text:
@@ -53,19 +55,29 @@ def recover(saved: str, layout: MarkLayout) -> Recovered:
             chains = stages.setdefault((stage[1], stage[2]), {})
             chains.setdefault(ChainName(chain), []).append(text)
             continue
+        if _TELLING.match(chain) is not None:
+            telling.setdefault(ChainName(chain), []).append(text)
+            continue
         leaf = parse_leaf(text, layout)
         if leaf is not None and (named := _STAGE.match(leaf.chain)) is not None:
             numbers[_DIRECTIONS[named[1]]][leaf.chain] = leaf.number
-    groups = (
-        RenderedGroup({chain: tuple(chains[chain]) for chain in sorted(chains)})
-        for chains in stages.values()
-    )
+    groups = (RenderedGroup(_whole(chains, telling)) for chains in stages.values())
     return Recovered(
         numbers,
         {group.entry: group for group in groups},
         _RULE.search(saved) is not None,
         any(int(field, 16) != layout.field for field in _ROOT.findall(saved)),
     )
+
+
+def _whole(
+    stages: Mapping[ChainName, list[RuleText]], telling: Mapping[ChainName, list[RuleText]]
+) -> dict[ChainName, tuple[RuleText, ...]]:
+    """A group's stages in order, and the chains that its denials go to."""
+    gone_to = {rule.rpartition(" ")[2] for rules in stages.values() for rule in rules}
+    chains = {chain: stages[chain] for chain in sorted(stages)}
+    chains |= {chain: rules for chain, rules in telling.items() if chain in gone_to}
+    return {chain: tuple(rules) for chain, rules in chains.items()}
 
 
 def merge_numbers(

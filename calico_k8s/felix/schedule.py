@@ -23,6 +23,8 @@ class Task(Enum):
     """Write status."""
     SAVE = auto()
     """Write the state that a rebooted node starts from."""
+    LISTEN = auto()
+    """Look again for what the kernel tells of denied packets."""
     PREPARE = auto()
     """Load what makes later writes quicker."""
 

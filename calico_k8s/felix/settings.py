@@ -46,5 +46,6 @@ class Settings:
             unknown_endpoint_action=config.unknown_endpoint_action,
             invalid_action=config.invalid_action,
             workload_interfaces=tuple(interface_pattern(p) for p in config.workload_interfaces),
+            tells=config.denials,
             pod_nets=pod_nets,
         )

@@ -75,6 +75,10 @@ class Agents:
         """What the node's agent would start from after a reboot."""
         return self._directory / f"{node}.state"
 
+    def denials_path(self, node: NodeName) -> Path:
+        """Where the node's agent is asked for its denials."""
+        return self._directory / f"{node}.denials"
+
     def start(self, node: NodeName, *more: str) -> None:
         """Starts a node's agent; it may take a second until it enforces anything.
 
@@ -87,7 +91,8 @@ class Agents:
         if node in self._processes:
             raise InputError(f"the agent of node {node} runs already")
         command = [sys.executable, "-m", "calico_k8s", "felix", "--node", node]
-        command += ["--state-file", str(self.state_path(node)), *self._arguments, *more]
+        command += ["--state-file", str(self.state_path(node))]
+        command += ["--denials-socket", str(self.denials_path(node)), *self._arguments, *more]
         environment = os.environ | {
             "XTABLES_LOCKFILE": str(site.xtables_lockfile),
             # The very code that runs here, whatever directory it was started in.

@@ -34,6 +34,7 @@ NETLINK_NETFILTER = 12
 
 _SOL_NETLINK = 270
 _NETLINK_ADD_MEMBERSHIP = 1
+_NETLINK_NO_ENOBUFS = 5
 _NETLINK_CAP_ACK = 10
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
@@ -193,6 +194,33 @@ class NetlinkSocket:
             except OSError as error:
                 raise netlink_error("netlink events", error.errno or 0) from error
             yield from split_messages(memoryview(data))
+
+    def ignore_overruns(self) -> None:
+        """Have events that find no room lost without a word.
+
+        Raises:
+            NetlinkError: the kernel refused.
+        """
+        try:
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
+        except OSError as error:
+            raise netlink_error("netlink socket", error.errno or 0) from error
+
+    def receive_now(self) -> memoryview | None:
+        """What one send of the kernel left here; None where nothing waits.
+
+        It holds until something else is received.
+
+        Raises:
+            NetlinkError: the socket is broken.
+        """
+        try:
+            length = self._socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise netlink_error("netlink events", error.errno or 0) from error
+        return memoryview(self._buffer)[:length]
 
     def _send(self, messages: Sequence[Request], extra_flags: int) -> int:
         """Number the messages and send them; the first sequence number."""

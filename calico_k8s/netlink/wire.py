@@ -28,8 +28,8 @@ MESSAGE_HEADER = struct.Struct("=IHHII")
 """Length, type, flags, sequence, port id."""
 ATTRIBUTE_HEADER = struct.Struct("=HH")
 """Length with this header and without padding, type."""
-NFNETLINK_HEADER = struct.Struct("=BBH")
-"""Family, version, resource id (big-endian, and zero everywhere here)."""
+NFNETLINK_HEADER = struct.Struct("=BB")
+"""Family, version; a resource id of 16 bits follows, big-endian: the number of an NFLOG group."""
 
 U32 = struct.Struct("=I")
 BE16 = struct.Struct(">H")
@@ -74,10 +74,11 @@ def text_attribute(kind: int, text: str) -> bytes:
 
 
 def netfilter_request(
-    subsystem: int, command: int, flags: int, family: int, body: bytes
+    subsystem: int, command: int, flags: int, family: int, body: bytes, *, resource: int = 0
 ) -> Request:
     """A request to one of the netfilter subsystems (``NFNL_SUBSYS_*``)."""
-    return Request(subsystem << 8 | command, flags, NFNETLINK_HEADER.pack(family, 0, 0) + body)
+    header = NFNETLINK_HEADER.pack(family, 0) + BE16.pack(resource)
+    return Request(subsystem << 8 | command, flags, header + body)
 
 
 def split_attributes(body: memoryview) -> Iterator[tuple[int, memoryview]]:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 import grammar
-from calico_k8s.model.names import SelectorText
+from calico_k8s.model.denial import Deciding
+from calico_k8s.model.names import EndpointId, SelectorText
 from calico_k8s.model.resources import (
     PROTOCOL_NAMES,
     EntityMatch,
@@ -11,21 +12,57 @@ from calico_k8s.model.resources import (
     PortRange,
     Protocol,
     Rule,
-    WorkloadEndpoint,
 )
 from calico_k8s.policy.match import Flow
 from calico_k8s.policy.snapshot import selector
+from calico_k8s.render.notes import Unasked
 from calico_k8s.translate.labels import NAMESPACE_LABEL, NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX
 from calico_k8s.translate.selecting import IS_POD
 
 _KINDS = {"Pod": "annotation of pod", "Tier": "tier", "Profile": "profiles of no one"}
 
 
-def describe_origin(origin: Origin, endpoint: WorkloadEndpoint | None = None) -> str:
+REASONS = {
+    "self": "a pod always reaches itself",
+    "own-node": "a node always reaches its own pods",
+    "host-action": "a pod's traffic to its own node, by the setting pod-to-host-action",
+    "no-endpoint": "neither end is a pod: nothing of ours judges it",
+}
+"""Of a verdict that no policy was asked for."""
+_UNASKED = {
+    Unasked.UNKNOWN_SRC: "it came from a workload, and its source is no known pod's address there",
+    Unasked.UNKNOWN_DST: "it goes to a workload, and its destination is no known pod's address",
+    Unasked.STOLEN: "its source is the address of a pod that did not send it",
+    Unasked.HOST: REASONS["host-action"],
+}
+
+
+def describe_cause(cause: Origin | Unasked, endpoint: EndpointId | None = None) -> str:
+    """What decided a packet's verdict: a rule, the end of a list of rules, or none of them."""
+    if isinstance(cause, Unasked):
+        return _UNASKED[cause]
+    origin = describe_origin(cause, endpoint)
+    return f"end of {origin}" if cause.index < 0 else origin
+
+
+def deciding_of(origin: Origin, endpoint: EndpointId | None) -> Deciding:
+    """The same as values."""
+    return Deciding(
+        kind=origin.kind,
+        namespace=origin.namespace,
+        name=_name(origin, endpoint),
+        rule=origin.index + 1 if origin.index >= 0 else None,
+    )
+
+
+def _name(origin: Origin, endpoint: EndpointId | None) -> str:
+    is_own = origin.kind == "Pod" and not origin.name
+    return endpoint.name if is_own and endpoint is not None else origin.name
+
+
+def describe_origin(origin: Origin, endpoint: EndpointId | None = None) -> str:
     """The object a rule was written in, and its place there, counted from 1."""
-    name = origin.name
-    if origin.kind == "Pod" and not name and endpoint is not None:
-        name = endpoint.id.name
+    name = _name(origin, endpoint)
     where = "/".join(part for part in (origin.namespace, name) if part)
     words = f"{_KINDS.get(origin.kind, origin.kind)} {where}".strip()
     if origin.index < 0:

@@ -9,9 +9,13 @@ from collections.abc import Iterator
 import msgspec
 
 from calico_k8s.model.addresses import Address
-from calico_k8s.model.resources import Direction, Origin, Rule
+from calico_k8s.model.denial import Deciding
+from calico_k8s.model.resources import Direction, Rule
 from calico_k8s.policy.verdict import SKIPPED, Decision, Step, StepKind, Verdict
 from calico_k8s.query.describe import (
+    REASONS,
+    deciding_of,
+    describe_cause,
     describe_origin,
     describe_protocol,
     describe_rule,
@@ -20,22 +24,6 @@ from calico_k8s.query.describe import (
 from calico_k8s.query.reach import Answer, Judged
 from calico_k8s.query.turn import Turn
 from calico_k8s.translate.tiers import BUILT_IN_TIERS
-
-_REASONS = {
-    "self": "a pod always reaches itself",
-    "own-node": "a node always reaches its own pods",
-    "host-action": "a pod's traffic to its own node, by the setting pod-to-host-action",
-    "no-endpoint": "neither end is a pod: nothing of ours judges it",
-}
-
-
-class Deciding(msgspec.Struct, frozen=True):
-    """The object and rule that decided; ``rule`` counts from 1, None is the end of its list."""
-
-    kind: str
-    namespace: str
-    name: str
-    rule: int | None
 
 
 class StepReport(msgspec.Struct, frozen=True):
@@ -138,8 +126,8 @@ def _walk(decision: Decision) -> Iterator[str]:
         indent = " " * (depth if step.rule is None else depth + 2)
         yield f"{indent}{what} … {step.outcome}{mark}"
     if decided is None:
-        origin = describe_origin(decision.deciding, decision.endpoint)
-        yield f"    end of {origin}: {decision.action}  ← decides"
+        end = describe_cause(decision.deciding, decision.endpoint.id)
+        yield f"    {end}: {decision.action}  ← decides"
 
 
 def _in_reading_order(steps: tuple[Step, ...]) -> list[Step]:
@@ -168,7 +156,7 @@ def _in_reading_order(steps: tuple[Step, ...]) -> list[Step]:
 
 
 def _rule(rule: Rule, decision: Decision) -> str:
-    return f"{describe_origin(rule.origin, decision.endpoint)}: {describe_rule(rule)}"
+    return f"{describe_origin(rule.origin, decision.endpoint.id)}: {describe_rule(rule)}"
 
 
 def _last_rule(decision: Decision) -> Step | None:
@@ -184,12 +172,11 @@ def _last_rule(decision: Decision) -> Step | None:
 
 def _why(verdict: Verdict) -> str:
     if verdict.reason != "policy":
-        return _REASONS[verdict.reason]
+        return REASONS[verdict.reason]
     decision = verdict.deciding
     if decision is None or (verdict.allowed and decision.direction is Direction.EGRESS):
         return "the destination is no pod, and egress allows it"
-    origin = describe_origin(decision.deciding, decision.endpoint)
-    return f"end of {origin}" if decision.deciding.index < 0 else origin
+    return describe_cause(decision.deciding, decision.endpoint.id)
 
 
 def _scope(answer: Answer, judged: Judged) -> str:
@@ -216,16 +203,9 @@ def _direction(decision: Decision | None) -> DirectionReport | None:
 def _step(step: Step, decision: Decision) -> StepReport:
     if step.rule is None:
         return StepReport(step.kind, step.name, None, step.outcome)
-    name = describe_origin(step.rule.origin, decision.endpoint)
+    name = describe_origin(step.rule.origin, decision.endpoint.id)
     return StepReport(step.kind, name, describe_rule(step.rule), step.outcome)
 
 
 def _deciding(decision: Decision) -> Deciding:
-    origin: Origin = decision.deciding
-    is_own = origin.kind == "Pod" and not origin.name
-    return Deciding(
-        kind=origin.kind,
-        namespace=origin.namespace,
-        name=decision.endpoint.id.name if is_own else origin.name,
-        rule=origin.index + 1 if origin.index >= 0 else None,
-    )
+    return deciding_of(decision.deciding, decision.endpoint.id)

@@ -100,7 +100,7 @@ def _changes(snapshot: Snapshot, flow: Flow, decision: Decision) -> Iterator[_Ch
     for owner, rules in holders:
         for index, rule in enumerate(rules):
             if rule.origin == decision.deciding and rule_matches(snapshot, rule, flow):
-                where = describe_origin(rule.origin, decision.endpoint)
+                where = describe_origin(rule.origin, decision.endpoint.id)
                 without = tuple(
                     r for r in rules if r.origin != rule.origin or r.action is not rule.action
                 )
@@ -151,7 +151,7 @@ def _relaxed(
     snapshot: Snapshot, rule: Rule, flow: Flow, decision: Decision
 ) -> Iterator[tuple[str, Rule]]:
     """The rule without the one criterion that kept it from matching, and what would meet that."""
-    where = describe_origin(rule.origin, decision.endpoint)
+    where = describe_origin(rule.origin, decision.endpoint.id)
     is_ingress = decision.direction is Direction.INGRESS
     peer, address = (rule.src, flow.src) if is_ingress else (rule.dst, flow.dst)
     anybody = EntityMatch(
@@ -243,7 +243,7 @@ def _owner_words(snapshot: Snapshot, owner: Owner, decision: Decision) -> str:
         kind, namespace, name = owner.policy
         return describe_origin(Origin(kind, namespace, name))
     origin = snapshot.rules_of(owner).origin
-    return describe_origin(origin, decision.endpoint) if origin is not None else owner
+    return describe_origin(origin, decision.endpoint.id) if origin is not None else owner
 
 
 def _name(snapshot: Snapshot, address: Address) -> str:

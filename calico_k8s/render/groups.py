@@ -2,19 +2,21 @@
 
 In: a :class:`~calico_k8s.calc.deltas.Group`.  Out: one chain for each stage, in one family.
 A chain is entered by ``goto`` and every packet leaves it by a verdict: allow is ``RETURN``, to
-whoever jumped into the mark tree; deny is ``goto`` :data:`~.names.DENY`; pass is ``goto`` the next
-stage.  Nothing is asked about the local end: calc has decided that.
+whoever jumped into the mark tree; deny is ``goto`` :data:`~.names.DENY`, or the chain that tells of
+it (:mod:`.notes`); pass is ``goto`` the next stage.  Nothing is asked about the local end: calc has
+decided that.
 """
 
 from collections.abc import Mapping
 
 import msgspec
 
-from calico_k8s.calc.deltas import Group, ResolvedRule, Stage
+from calico_k8s.calc.deltas import Group, Stage
 from calico_k8s.model.addresses import Version
-from calico_k8s.model.resources import Action
+from calico_k8s.model.resources import Action, Origin
 from calico_k8s.render import text
 from calico_k8s.render.names import DENY, stage_chain
+from calico_k8s.render.notes import Note, NoteKind, denying_chain, log_target
 from calico_k8s.render.rules import NetsIpset, render_rule
 from calico_k8s.render.tables import ChainName, RuleText
 from calico_k8s.render.text import RETURN, Target
@@ -31,6 +33,8 @@ class RenderedGroup(msgspec.Struct, frozen=True):
     """The first is where the mark tree sends the group's packets."""
     nets: tuple[NetsIpset, ...] = ()
     """Sets that its rules ask beside calc's: needed before the chains, useless after them."""
+    notes: Mapping[str, Note] = {}
+    """What its rules tell, by prefix."""
 
     @property
     def entry(self) -> ChainName:
@@ -43,40 +47,69 @@ class RenderedGroup(msgspec.Struct, frozen=True):
         return self.chains[self.entry] == _ALLOW_ALL
 
 
-def render_group(group: Group, version: Version) -> RenderedGroup:
-    """The chains of a group in one family.  Cost: some 10 us a rule."""
-    names = [stage_chain(group.id, group.direction, place) for place in range(len(group.stages))]
-    nets: dict[str, NetsIpset] = {}
-    chains: dict[ChainName, tuple[RuleText, ...]] = {}
-    for place, stage in enumerate(group.stages):
-        after = text.goto(names[place + 1] if place + 1 < len(names) else DENY)
-        chains[names[place]] = _render_stage(group, stage, version, after, nets)
-        if not any(rule.endswith(after) for rule in chains[names[place]]):
-            break  # nothing goes on to the stages behind
-    return RenderedGroup(chains, tuple(nets.values()))
+def render_group(group: Group, version: Version, *, tells: bool = False) -> RenderedGroup:
+    """The chains of a group in one family, with those that tell.  Cost: some 10 us a rule."""
+    return _Rendering(group, version, tells=tells).render()
 
 
-def _render_stage(
-    group: Group, stage: Stage, version: Version, after: Target, nets: dict[str, NetsIpset]
-) -> tuple[RuleText, ...]:
-    texts: list[RuleText] = []
-    for rule in stage.rules:
-        target = _target(rule, after)
-        rendered = render_rule(rule, group.direction, version, target)
-        texts += rendered.texts
-        nets |= {made.ipset.name: made for made in rendered.nets}
-        if rendered.is_unconditional and rule.action is not Action.LOG:
-            return tuple(texts)
-    return (*texts, text.rule(after if stage.end is Action.PASS else text.goto(DENY)))
+class _Rendering:
+    """A group on its way to chains, in one family."""
+
+    def __init__(self, group: Group, version: Version, *, tells: bool) -> None:
+        self._group = group
+        self._version: Version = version
+        self._tells = tells
+        self._nets: dict[str, NetsIpset] = {}
+        self._notes: dict[str, Note] = {}
+
+    def render(self) -> RenderedGroup:
+        group = self._group
+        names = [stage_chain(group.id, group.direction, n) for n in range(len(group.stages))]
+        chains: dict[ChainName, tuple[RuleText, ...]] = {}
+        for place, stage in enumerate(group.stages):
+            after = text.goto(names[place + 1] if place + 1 < len(names) else DENY)
+            chains[names[place]] = self._stage(stage, after)
+            if not any(rule.endswith(after) for rule in chains[names[place]]):
+                break  # nothing goes on to the stages behind
+        for note in self._notes.values():
+            if note.kind is NoteKind.DENY:
+                chains[note.name] = denying_chain(note, self._version)
+        return RenderedGroup(chains, tuple(self._nets.values()), self._notes)
+
+    def _stage(self, stage: Stage, after: Target) -> tuple[RuleText, ...]:
+        texts: list[RuleText] = []
+        for rule in stage.rules:
+            note = self._note(rule.action, rule.origin)
+            target = _target(rule.action, after, note)
+            rendered = render_rule(rule, self._group.direction, self._version, target)
+            texts += rendered.texts
+            self._nets |= {made.ipset.name: made for made in rendered.nets}
+            if note is not None and rendered.texts:
+                self._notes[note.name] = note
+            if rendered.is_unconditional and rule.action is not Action.LOG:
+                return tuple(texts)
+        note = self._note(stage.end, stage.end_origin)
+        if note is not None:
+            self._notes[note.name] = note
+        return (*texts, text.rule(_target(stage.end, after, note)))
+
+    def _note(self, action: Action, origin: Origin) -> Note | None:
+        kind = _NOTE_KINDS.get(action)
+        if kind is None or not self._tells:
+            return None
+        return Note(kind, self._group.direction, origin)
 
 
-def _target(rule: ResolvedRule, after: Target) -> Target:
-    match rule.action:
+_NOTE_KINDS = {Action.DENY: NoteKind.DENY, Action.LOG: NoteKind.LOG}
+
+
+def _target(action: Action, after: Target, note: Note | None) -> Target:
+    match action:
         case Action.ALLOW:
             return RETURN
         case Action.DENY:
-            return text.goto(DENY)
+            return text.goto(note.name if note is not None else DENY)
         case Action.PASS:
             return after
         case Action.LOG:
-            return text.log(LOG_PREFIX)
+            return log_target(note) if note is not None else text.log(LOG_PREFIX)

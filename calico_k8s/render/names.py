@@ -11,6 +11,7 @@ chain
 ``cali-te2-5``       inner node of the egress tree: five is what stands above the lowest 2 digits
 ``cali-e0-ID``       first stage of an egress group; ``cali-e1-ID`` the next
 ``cali-i0-ID``       the same of an ingress group
+``cali-di-HASH``     tells and drops what one cause denies of ingress (``de``: of egress)
 ===================  ==========================================================================
 """
 
@@ -57,6 +58,11 @@ def tree_chain(direction: Direction, level: int, above: int) -> ChainName:
     ``level`` counts the digits left out, so a node keeps its name when the tree grows higher.
     """
     return ChainName(f"{CHAIN_PREFIX}t{_LETTERS[direction]}{level}-{above:x}")
+
+
+def note_name(kind: str, direction: Direction, *, plain: str = "", hashed: str = "") -> ChainName:
+    """What is told of packets, by a word that ends the name or by a hash of one."""
+    return ChainName(f"{CHAIN_PREFIX}{kind}{_LETTERS[direction]}-{plain or _digest(hashed)}")
 
 
 def ipset_name(ipset: IpsetId, version: Version) -> IpsetName:

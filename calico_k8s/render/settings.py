@@ -32,6 +32,8 @@ class RenderConfig(msgspec.Struct, frozen=True):
     workload_interfaces: tuple[str, ...] = ()
     """Names of host-side workload interfaces as iptables takes them (``cali+``): closed from the
     moment such an interface appears, before the agent has seen it."""
+    tells: bool = False
+    """Whether rules tell of the packets that they deny or log; see :mod:`.notes`."""
     pod_nets: tuple[Net, ...] = ()
     """Nets from which this node's pods, and nobody else, get their addresses: one of those that is
     no known endpoint's is closed, whatever interface it is behind, before the agent has seen it."""

@@ -28,6 +28,7 @@ from calico_k8s.model.resources import ICMPV6, PROTOCOL_NUMBERS, Direction, Icmp
 from calico_k8s.render import names, text
 from calico_k8s.render.marks import MarkLayout, Number, mark_layout
 from calico_k8s.render.names import ROOTS, dst_ipset, self_ipset, src_ipset
+from calico_k8s.render.notes import Note, NoteKind, Unasked, denying_chain
 from calico_k8s.render.settings import RenderConfig
 from calico_k8s.render.tables import WORKLOAD_LINK_GROUP, ChainName, RuleText
 from calico_k8s.render.text import DROP, RETURN, TO_ACCEPT, Match, Target, goto, jump, rule
@@ -57,6 +58,12 @@ PASS = ChainName("cali-pass")
 PASS_TO_HOST = ChainName("cali-pass-to-host")
 CLEAR = ChainName("cali-clear")
 
+NO_SRC = Note(NoteKind.DENY, Direction.EGRESS, Unasked.UNKNOWN_SRC)
+NO_DST = Note(NoteKind.DENY, Direction.INGRESS, Unasked.UNKNOWN_DST)
+STOLEN = Note(NoteKind.DENY, Direction.EGRESS, Unasked.STOLEN)
+NO_HOST = Note(NoteKind.DENY, Direction.EGRESS, Unasked.HOST)
+STATIC_NOTES = (NO_SRC, NO_DST, STOLEN, NO_HOST)
+
 UNREACHED = rule(RETURN)
 """Stands behind a verdict or a goto."""
 
@@ -66,7 +73,11 @@ Chains = dict[ChainName, tuple[RuleText, ...]]
 def mangle_chains(config: RenderConfig, version: Version) -> Chains:
     """The static chains of the mangle table; they jump to the roots of both mark trees."""
     made = _Static(config, version)
-    return made.forward() | made.input() | made.output() | made.ends()
+    chains = made.forward() | made.input() | made.output() | made.ends()
+    gone_to = {each.rpartition(" ")[2] for rules in chains.values() for each in rules}
+    return chains | {
+        note.name: denying_chain(note, version) for note in STATIC_NOTES if note.name in gone_to
+    }
 
 
 def filter_chains(config: RenderConfig) -> Chains:
@@ -149,12 +160,14 @@ class _Static:
 
     def _forward_from_elsewhere(self) -> Chains:
         unknown_src: Chains = (
-            {UNKNOWN_SRC: (*self._neighbours(PASS), rule(DROP))} if self.drops_unknown else {}
+            {UNKNOWN_SRC: (*self._neighbours(PASS), rule(self.deny(NO_SRC)))}
+            if self.drops_unknown
+            else {}
         )
         return unknown_src | {
             FROM_ELSEWHERE: (
                 *self._from_workloads(goto(UNKNOWN_SRC), is_wanted=self.drops_unknown),
-                rule(self.is_local_src, DROP),
+                rule(self.is_local_src, self.deny(STOLEN)),
                 rule(text.ESTABLISHED, goto(ESTABLISHED_ELSEWHERE)),
                 *self._in_pod_nets("src", goto(UNKNOWN_SRC)),
                 *self._only_ipv6(NEIGHBOUR_ELSEWHERE),
@@ -174,8 +187,8 @@ class _Static:
                 *self._ask_ingress(),
             ),
             UNKNOWN_DST: (
-                *self._to_workloads(DROP, is_wanted=self.drops_unknown),
-                *self._in_pod_nets("dst", DROP),
+                *self._to_workloads(self.deny(NO_DST), is_wanted=self.drops_unknown),
+                *self._in_pod_nets("dst", self.deny(NO_DST)),
                 *([] if self.accepts else [rule(self.clear)]),
                 rule(RETURN),
             ),
@@ -194,7 +207,7 @@ class _Static:
         chains: Chains = {
             names.INPUT: (
                 *self._from_workloads(goto(TO_HOST), is_wanted=True),
-                rule(text.NEW, self.is_local_src, DROP),
+                rule(text.NEW, self.is_local_src, self.deny(STOLEN)),
                 rule(RETURN),
                 UNREACHED,
             ),
@@ -210,14 +223,14 @@ class _Static:
             ),
             UNKNOWN_TO_HOST: (
                 *self._neighbours(PASS_TO_HOST),
-                rule(self.is_local_src, DROP),
+                rule(self.is_local_src, self.deny(STOLEN)),
                 # The node's own probes of a pod that is not known yet.
                 rule(text.REPLY, goto(PASS_TO_HOST)),
-                rule(DROP if self.drops_unknown else RETURN),
+                rule(self.deny(NO_SRC) if self.drops_unknown else RETURN),
             ),
             HOST_POLICY: (
                 rule(jump(ROOTS[Direction.EGRESS])),
-                rule(DROP if self.config.pod_to_host_action == "drop" else through),
+                rule(self.deny(NO_HOST) if self.config.pod_to_host_action == "drop" else through),
             ),
             PASS_TO_HOST: (
                 rule(self.accepted if self.accepts_to_host else self.clear),
@@ -272,6 +285,10 @@ class _Static:
             ),
             CLEAR: (rule(self.clear), rule(RETURN)),
         }
+
+    def deny(self, note: Note) -> Target:
+        """Drops the packet, and tells it where denials are told."""
+        return goto(note.name) if self.config.tells else DROP
 
     def _from_workloads(self, target: Target, *, is_wanted: bool) -> list[RuleText]:
         matches = (

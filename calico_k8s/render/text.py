@@ -40,6 +40,17 @@ REPLY = Match("-m conntrack --ctstate ESTABLISHED --ctdir REPLY")
 FROM_ELSEWHERE_TO_ONE = Match("-m addrtype ! --src-type LOCAL --dst-type UNICAST")
 """Source is no address of this machine, destination no multicast or broadcast."""
 
+WITHIN_RATE = Match("-m limit --limit 500/sec --limit-burst 500")
+"""The rule has not met more packets than that, nor had an idle second to make up for them."""
+WITHIN_FLOW_RATE = Match(
+    "-m hashlimit --hashlimit-upto 10/sec --hashlimit-burst 20"
+    " --hashlimit-mode srcip,dstip,dstport --hashlimit-name cali-told"
+    " --hashlimit-htable-size 4096 --hashlimit-htable-max 65536 --hashlimit-htable-expire 2000"
+)
+"""The same for source, destination and port, so that a flood of one flow hides no other.  Only for
+packets that are to be dropped: the kernel drops a packet for whose flow it has no room.  A flow is
+forgotten once it has its whole burst again."""
+
 MULTIPORT_SLOTS = 15  # XT_MULTI_PORTS; a range takes two
 PORT_MAX = 65535
 
@@ -88,6 +99,11 @@ def map_mark(ipset: IpsetName, ends: str) -> Target:
 def log(prefix: str) -> Target:
     """Write the packet to the kernel log."""
     return Target(f'-j LOG --log-prefix "{prefix}" --log-level 5')
+
+
+def nflog(prefix: str, group: int) -> Target:
+    """Hand the packet to whoever listens to the group, and go on; the prefix is of letters and dashes."""
+    return Target(f"-j NFLOG --nflog-prefix {prefix} --nflog-group {group}")
 
 
 def mark_is(value: int, mask: int) -> Match:

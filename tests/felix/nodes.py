@@ -142,7 +142,7 @@ class Machine:
         """Start the agent; settings by name, with ``_`` for ``-``."""
         given = QUICK | {name.replace("_", "-"): text for name, text in settings.items()}
         layer = Layer("command line", {"iptables-backend": self.backend.value, **given})
-        identity = Identity(NODE, (layer,), self.state_path)
+        identity = Identity(NODE, (layer,), self.state_path, self.folder / "denials")
         running = contextlib.ExitStack()
         agent = self.agent = running.enter_context(
             running_parts(identity, self.store, metrics_port)
@@ -179,7 +179,11 @@ class Machine:
         options = ("--datastore", self.url, "--iptables-backend", self.backend.value)
         with (self.folder / "felix.log").open("ab") as log:
             process = subprocess.Popen(
-                (*command, *options, "--state-file", str(self.state_path)), stderr=log
+                (
+                    *(*command, *options, "--state-file", str(self.state_path)),
+                    *("--denials-socket", str(self.folder / "denials")),
+                ),
+                stderr=log,
             )
         try:
             yield process

@@ -18,18 +18,19 @@ from calico_k8s.policy.match import Flow
 from calico_k8s.policy.snapshot import Snapshot
 from calico_k8s.policy.verdict import POD_TO_HOST_ACTION, judge
 from calico_k8s.render.endpoints import Attachment
+from calico_k8s.render.notes import Note
 from calico_k8s.render.settings import RenderConfig
 from tests.calc.summed import fresh
 from tests.model_strategies import NODES, samples, states
-from tests.render.kernels import UPLINK, simulated
-from tests.render.states import State
-from tests.simulate import Kernel, Packet
+from tests.render.kernels import UPLINK, VERSIONS, simulated
+from tests.render.states import State, rendered
+from tests.simulate import Kernel, Outcome, Packet
 
 
 class SimulatedNode:
     """A node of a cluster: its kernel, and who is on it."""
 
-    def __init__(self, name: NodeName, items: Mapping[Key, Value]) -> None:
+    def __init__(self, name: NodeName, items: Mapping[Key, Value], *, tells: bool = False) -> None:
         graph, summed = fresh(name, items)
         endpoints: dict[LocalEndpoint, Attachment | None] = {
             endpoint: Attachment(f"cali{number}")
@@ -43,8 +44,14 @@ class SimulatedNode:
             members={
                 ipset: tuple(summed.members[identity]) for identity, ipset in summed.ipsets.items()
             },
-            config=RenderConfig(pod_to_host_action=action),  # type: ignore[arg-type]  # of three
+            config=RenderConfig(pod_to_host_action=action, tells=tells),  # type: ignore[arg-type]  # of three
         )
+        self.notes: dict[str, Note] = {
+            prefix: note
+            for version in VERSIONS
+            for made in rendered(state, version).values()
+            for prefix, note in made.notes.items()
+        }
         self.links = {
             address: place.interface
             for endpoint, place in endpoints.items()
@@ -58,6 +65,11 @@ class SimulatedNode:
 
     def passes(self, flow: Flow) -> bool:
         """Whether this node lets the flow's first packet on; nodes off its way have no say."""
+        outcome = self.outcome(flow)
+        return outcome is None or outcome.is_accepted
+
+    def outcome(self, flow: Flow) -> Outcome | None:
+        """What becomes of the flow's first packet on this node; None where it is off its way."""
         src, dst = self.links.get(flow.src), self.links.get(flow.dst)
         packet = Packet(
             flow.src,
@@ -70,12 +82,12 @@ class SimulatedNode:
             out_interface=dst or UPLINK,
         )
         if flow.src in self.own_addresses:
-            return self.kernel.from_host(packet).is_accepted
+            return self.kernel.from_host(packet)
         if flow.dst in self.own_addresses:
-            return self.kernel.to_host(packet).is_accepted
+            return self.kernel.to_host(packet)
         if src is None and dst is None:
-            return True
-        return self.kernel.forward(packet).is_accepted
+            return None
+        return self.kernel.forward(packet)
 
 
 def is_a_packet(flow: Flow) -> bool:

@@ -111,7 +111,8 @@ def endpoint(name: str, addresses: str, ingress: str, egress: str = "open-out") 
 
 def rendered(state: State, version: Version) -> dict[GroupId, RenderedGroup]:
     """The state's groups in one family."""
-    return {made.id: render_group(made, version) for made in state.groups}
+    tells = state.config.tells
+    return {made.id: render_group(made, version, tells=tells) for made in state.groups}
 
 
 def numbers(state: State) -> dict[GroupId, int]:
@@ -225,6 +226,18 @@ GOLDEN: Mapping[str, State] = {
         },
         MEMBERS,
     ),
+    "told": State(
+        "The same, telling what is denied and logged: each cause has a prefix, and a denial a chain"
+        " of that name.",
+        (ALL_CRITERIA, NAMED_PORTS_OUT),
+        {
+            endpoint("all", "10.65.0.1 fd65::1", "all-criteria", "named-ports-out"): Attachment(
+                "cali0001"
+            )
+        },
+        MEMBERS,
+        RenderConfig(tells=True),
+    ),
     "many-groups": State(
         "Twenty-two groups: the ingress tree has three levels.",
         (OPEN_OUT, *MANY_GROUPS),
@@ -233,7 +246,8 @@ GOLDEN: Mapping[str, State] = {
     ),
     "every-setting": State(
         "One annotation, with every setting other than its default: nothing is accepted, only"
-        " denied or left to others; unknown workloads pass; pods may not talk to the node.",
+        " denied or left to others, and told; unknown workloads pass; pods may not talk to the"
+        " node.",
         (OPEN_OUT, BACKEND_ONLY),
         TWO_PODS,
         MEMBERS,
@@ -244,6 +258,7 @@ GOLDEN: Mapping[str, State] = {
             unknown_endpoint_action="allow",
             invalid_action="allow",
             workload_interfaces=("cali+", "veth+"),
+            tells=True,
         ),
     ),
     "named-interfaces": State(

@@ -1,0 +1,175 @@
+"""Which packets were denied or logged, and by which rule: as the kernel tells them.
+
+In: what arrives at our NFLOG group, whose addresses are whose, what each prefix means.  Out:
+:class:`~calico_k8s.model.denial.Denial` records, the most recent :data:`RECORDS_MAX`.
+
+A flood costs little: the kernel tells of a flow at most ten times a second and of a rule five
+hundred times (:mod:`calico_k8s.render.notes`), what it tells is read in portions with a rest after
+each, and what does not fit the socket meanwhile is lost without a word.
+"""
+
+import select
+import time
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from calico_k8s.calc.graph import Graph
+from calico_k8s.errors import NetlinkError
+from calico_k8s.felix.allowance import Allowance
+from calico_k8s.model.denial import Denial
+from calico_k8s.model.names import EndpointId
+from calico_k8s.model.resources import ICMP, ICMPV6, Direction, Origin
+from calico_k8s.netlink.nflog import NflogSocket, Sighting
+from calico_k8s.query.describe import deciding_of, describe_cause, describe_protocol
+from calico_k8s.render.notes import NFLOG_GROUP, Note, NoteKind
+
+RECORDS_MAX = 256
+PACKETS_AT_ONCE = 2048
+REST_S = 0.05
+"""Between two looks at the socket, at least."""
+NOTES_MAX = 4096
+OPEN_AGAIN_S = 10.0
+"""Another program may read the group for as long as it lives."""
+
+ACTIONS: Mapping[NoteKind, str] = {NoteKind.DENY: "deny", NoteKind.LOG: "log"}
+GONE = "a rule that is gone by now"
+
+log = structlog.get_logger()
+
+
+class DenialBook:
+    """The denials of one node; everything but :attr:`records` is for the agent's thread.
+
+    ``find_note`` says what a prefix means now.
+    """
+
+    def __init__(self, graph: Graph, find_note: Callable[[str], Note | None], now_s: float) -> None:
+        self._graph = graph
+        self._find_note = find_note
+        self._notes: dict[str, Note | None] = {}
+        self._by_sighting: dict[Sighting, Denial] = {}
+        """In the order in which they were last seen."""
+        self._socket: NflogSocket | None = None
+        self._waiting = select.epoll()
+        """Has the socket, except while it rests: so the loop can wait for either."""
+        self._is_resting = False
+        self._rests_until_s = 0.0
+        self._allowance = Allowance(now_s)
+        self.records: tuple[Denial, ...] = ()
+        """The newest last; replaced whole, so any thread may take it."""
+        self.problems: tuple[str, ...] = ()
+        """Why nothing is told though it should be."""
+
+    def fileno(self) -> int:
+        """Readable when there is something to take."""
+        return self._waiting.fileno()
+
+    def close(self) -> None:
+        """Release the sockets."""
+        self._stop()
+        self._waiting.close()
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the kernel's word is heard."""
+        return self._socket is not None
+
+    def listen(self, *, tells: bool, now_s: float) -> None:
+        """Read what the kernel tells from now on, or no more.  Cheap where nothing changes."""
+        if not tells:
+            self._stop()
+        elif self._socket is None and now_s >= self._rests_until_s:
+            self._start(now_s)
+
+    def take(self, now_s: float, clock_s: float) -> float | None:
+        """Take what was told; how long to rest before there can be more.  None: nothing to wait for.
+
+        ``clock_s`` is the time of day.
+        """
+        if self._socket is None or (self._is_resting and now_s < self._rests_until_s):
+            return None
+        if self._is_resting:
+            self._waiting.register(self._socket.fileno(), select.EPOLLIN)
+            self._is_resting = False
+        start_s = time.thread_time()
+        seen = self._socket.read(PACKETS_AT_ONCE)
+        if not seen:
+            return None
+        for sighting, count in seen.items():
+            self._note(sighting, count, clock_s)
+        self.records = tuple(self._by_sighting.values())
+        rest_s = max(REST_S, self._allowance.spend(time.thread_time() - start_s, now_s))
+        self._waiting.unregister(self._socket.fileno())
+        self._is_resting, self._rests_until_s = True, now_s + rest_s
+        return rest_s
+
+    def _start(self, now_s: float) -> None:
+        try:
+            self._socket = NflogSocket(NFLOG_GROUP)
+        except NetlinkError as error:
+            self.problems = (f"denials are not told: {error}",)
+            self._rests_until_s = now_s + OPEN_AGAIN_S
+            log.warning("denials are not told", error=str(error))
+            return
+        self.problems = ()
+        self._waiting.register(self._socket.fileno(), select.EPOLLIN)
+        self._is_resting = False
+
+    def _stop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()  # which takes it out of the epoll as well
+            self._socket = None
+        self.problems = ()
+
+    def _note(self, sighting: Sighting, count: int, clock_s: float) -> None:
+        src, dst = self._graph.owner(sighting.src), self._graph.owner(sighting.dst)
+        if src is not None and src == dst:
+            return  # a pod reaches itself: only a rule that logs tells of it
+        before = self._by_sighting.pop(sighting, None)
+        note = self._meaning(sighting.prefix)
+        if note is None and before is None and not sighting.prefix.startswith("cali-"):
+            return  # another program's rule that tells our group
+        first_s = before.first if before is not None else clock_s
+        packets = count + (before.packets if before is not None else 0)
+        self._by_sighting[sighting] = self._record(sighting, note, first_s, clock_s, packets)
+        if len(self._by_sighting) > RECORDS_MAX:
+            del self._by_sighting[next(iter(self._by_sighting))]
+
+    def _meaning(self, prefix: str) -> Note | None:
+        note = self._notes.get(prefix) or self._find_note(prefix)
+        if note is not None:
+            if len(self._notes) >= NOTES_MAX:
+                self._notes.clear()
+            self._notes[prefix] = note
+        return note
+
+    def _record(
+        self, sighting: Sighting, note: Note | None, first_s: float, last_s: float, packets: int
+    ) -> Denial:
+        src, dst = self._graph.owner(sighting.src), self._graph.owner(sighting.dst)
+        direction = note.direction if note is not None else Direction.INGRESS
+        local = src if direction is Direction.EGRESS else dst
+        is_icmp = sighting.protocol in (ICMP, ICMPV6)
+        cause = note.cause if note is not None else None
+        return Denial(
+            action=ACTIONS[note.kind] if note is not None else "deny",
+            direction=direction.value,
+            src=sighting.src,
+            dst=sighting.dst,
+            protocol=describe_protocol(sighting.protocol),
+            first=first_s,
+            last=last_s,
+            why=describe_cause(cause, local) if cause is not None else GONE,
+            src_pod=_pod(src),
+            dst_pod=_pod(dst),
+            port=0 if is_icmp else sighting.port,
+            icmp_type=sighting.port >> 8 if is_icmp else None,
+            icmp_code=sighting.port & 0xFF if is_icmp else None,
+            deciding=deciding_of(cause, local) if isinstance(cause, Origin) else None,
+            packets=packets,
+        )
+
+
+def _pod(endpoint: EndpointId | None) -> str:
+    return endpoint.pod if endpoint is not None else ""

@@ -1,0 +1,157 @@
+"""What a node tells of the packets that it denies: real packets, real rules, both iptables."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from calico_k8s.felix.iptables.programs import Backend
+from calico_k8s.felix.local_socket import ask
+from calico_k8s.model.addresses import Version
+from calico_k8s.model.denial import Deciding, Denial, Denials
+from calico_k8s.model.keys import Key
+from calico_k8s.model.resources import Action, Origin, Rule, Value
+from tests.felix.nodes import (
+    NODE_ADDRESS,
+    PORT,
+    READY,
+    Machine,
+    PodSite,
+    allow,
+    connects,
+    machine_up,
+    reaches,
+    rules,
+    setting,
+    until,
+)
+from tests.namespaces import Namespace
+
+pytestmark = pytest.mark.kernel
+
+OWNER = Origin("Pod", namespace="ns")
+"""Of an annotation's profile: the pod is whoever has it."""
+
+
+@pytest.fixture(params=[Backend.LEGACY, Backend.NFT], ids=str)
+def machine(
+    namespace: Namespace, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Machine]:
+    with machine_up(namespace, tmp_path, request.param) as machine:
+        yield machine
+
+
+@pytest.fixture
+def client(machine: Machine) -> PodSite:
+    return machine.pod("client", 10)
+
+
+@pytest.fixture
+def server(machine: Machine) -> PodSite:
+    return machine.pod("server", 11)
+
+
+def stored(client: PodSite, server: PodSite, *ingress: Rule) -> dict[Key, Value | None]:
+    """The server takes what these rules say."""
+    closed = rules("closed", *ingress)
+    return READY | rules("open", allow()) | closed | client.stored("open") | server.stored("closed")
+
+
+def deny(index: int) -> Rule:
+    return Rule(Action.DENY, msgspec.structs.replace(OWNER, index=index), protocol=6)
+
+
+def told(machine: Machine) -> tuple[Denial, ...]:
+    assert machine.agent is not None
+    return machine.agent.denials.records
+
+
+def one_told(machine: Machine) -> Denial:
+    """What is told, once something is."""
+    assert until(lambda: bool(told(machine)))
+    (denial,) = told(machine)
+    return denial
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_denied_packet_is_told_with_its_rule_and_who_it_was_between(
+    machine: Machine, client: PodSite, server: PodSite, version: Version
+) -> None:
+    machine.start(denials="on")
+    machine.settle(stored(client, server, deny(1)))
+    assert not reaches(client, server, version)
+    denial = one_told(machine)
+    assert (denial.src_pod, denial.dst_pod) == ("ns/client", "ns/server")
+    assert denial.src == client.addresses[version == 6]
+    assert (denial.protocol, denial.port, denial.packets) == ("tcp", PORT, 1)
+    assert (denial.action, denial.direction) == ("deny", "ingress")
+    assert denial.why == "annotation of pod ns/server, rule 2"
+    assert denial.deciding == Deciding("Pod", "ns", "server", 2)
+
+
+def test_what_passes_is_not_told_and_equal_packets_are_one_record(
+    machine: Machine, client: PodSite, server: PodSite
+) -> None:
+    machine.start(denials="on")
+    machine.settle(stored(client, server, allow()))
+    assert reaches(client, server)
+    with client.namespace, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(5):
+            sender.sendto(b"x", (server.addresses[0], 53))
+    assert until(lambda: one_told(machine).packets == 5)
+    denial = one_told(machine)
+    assert (denial.protocol, denial.port) == ("udp", 53)
+    assert denial.why == "end of profiles of no one"
+
+
+def test_an_unknown_endpoint_is_told_as_one(
+    machine: Machine, client: PodSite, server: PodSite
+) -> None:
+    machine.start(denials="on", workload_interfaces="cali*")
+    machine.settle(stored(client, server, allow()) | dict.fromkeys(client.stored("open")))
+    assert not reaches(client, server)
+    denial = one_told(machine)
+    assert (denial.src_pod, denial.dst_pod) == ("", "ns/server")
+    assert denial.why == "it came from a workload, and its source is no known pod's address there"
+    assert denial.deciding is None
+
+
+def test_a_pod_that_may_not_talk_to_its_node_is_told(
+    machine: Machine, client: PodSite, server: PodSite
+) -> None:
+    machine.start(denials="on", pod_to_host_action="drop")
+    machine.settle(stored(client, server, allow()))
+    assert not connects(client.namespace, NODE_ADDRESS, 22)
+    assert one_told(machine).why.endswith("by the setting pod-to-host-action")
+
+
+def test_without_the_setting_no_rule_tells_and_it_can_be_turned_on_and_off(
+    machine: Machine, client: PodSite, server: PodSite
+) -> None:
+    machine.start()
+    machine.settle(stored(client, server, deny(0)))
+    assert not reaches(client, server)
+    assert "NFLOG" not in "".join(machine.held().values())
+    machine.settle(setting("denials", "on"))
+    assert not reaches(client, server)
+    assert one_told(machine).packets == 1
+    machine.settle(setting("denials", "off"))
+    assert not reaches(client, server)
+    assert until(lambda: "NFLOG" not in "".join(machine.held().values()))
+
+
+def test_programs_of_the_machine_can_ask(
+    machine: Machine, client: PodSite, server: PodSite
+) -> None:
+    path = machine.folder / "denials"
+    machine.start(denials="on")
+    machine.settle(stored(client, server, deny(0)))
+    assert not reaches(client, server)
+    denial = one_told(machine)
+    answer = msgspec.json.decode(ask(path), type=Denials)
+    assert answer == Denials(client.id.node, is_told=True, denials=(denial,))
+    assert path.stat().st_mode & 0o777 == 0o600
+    machine.stop()
+    assert not path.exists()

@@ -1,0 +1,81 @@
+"""What is told of a packet is what the definition says of it.
+
+A random cluster goes through calc and render for each of its nodes, which tell what they deny.  A
+flow then goes through the simulated chains of the nodes it crosses: what is told on its way names
+the very rule, or end of rules, that :func:`calico_k8s.policy.verdict.judge` names, once; of a packet
+that passes nothing is told, and no verdict is another because of it.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from hypothesis import given
+
+from calico_k8s.model.addresses import Address
+from calico_k8s.model.keys import Key
+from calico_k8s.model.resources import Action, Direction, Origin, Value
+from calico_k8s.policy.match import Flow
+from calico_k8s.policy.snapshot import Snapshot
+from calico_k8s.policy.verdict import Verdict, judge
+from calico_k8s.render.notes import Note, NoteKind, Unasked
+from calico_k8s.render.static import STATIC_NOTES
+from tests.laws.test_simulated_definition import SimulatedNode, is_a_packet
+from tests.model_strategies import NODES, samples, states
+from tests.simulate import Outcome
+
+PREFIX = re.compile(r"-j NFLOG --nflog-prefix (\S+)")
+STATIC = {str(note.name): note for note in STATIC_NOTES}
+
+
+def told(node: SimulatedNode, outcome: Outcome) -> Iterator[Note]:
+    """What the rules told that a packet met."""
+    for matched in outcome.trace:
+        found = PREFIX.search(matched.rule)
+        if found is not None:
+            yield STATIC.get(found[1]) or node.notes[found[1]]
+
+
+def way(nodes: list[SimulatedNode], flow: Flow) -> Iterator[tuple[SimulatedNode, Outcome]]:
+    """The nodes that the packet meets, its sender's first, until one drops it."""
+
+    def has(node: SimulatedNode, address: Address) -> bool:
+        return address in node.links or address in node.own_addresses
+
+    for node in sorted(nodes, key=lambda node: not has(node, flow.src)):
+        outcome = node.outcome(flow)
+        if outcome is not None:
+            yield node, outcome
+            if not outcome.is_accepted:
+                return
+
+
+def denying(verdict: Verdict) -> object:
+    """What the definition says that denied."""
+    if verdict.reason == "host-action":
+        return Unasked.HOST
+    assert verdict.deciding is not None
+    return verdict.deciding.deciding
+
+
+@given(states, samples)
+def test_what_is_told_of_a_packet_is_what_the_definition_says(
+    state: Mapping[Key, Value], flows: tuple[Flow, ...]
+) -> None:
+    snapshot = Snapshot.from_items(state)
+    nodes = [SimulatedNode(name, state, tells=True) for name in NODES]
+    for flow in filter(is_a_packet, flows):
+        notes = [note for node, outcome in way(nodes, flow) for note in told(node, outcome)]
+        denials = [note.cause for note in notes if note.kind is NoteKind.DENY]
+        verdict = judge(snapshot, flow)
+        assert denials == ([] if verdict.allowed else [denying(verdict)]), flow
+        logged = {(note.direction, note.cause) for note in notes if note.kind is NoteKind.LOG}
+        # A pod that talks to itself may meet log rules, though no policy is asked.
+        assert logged == set(logs(verdict)) or verdict.reason == "self", flow
+
+
+def logs(verdict: Verdict) -> Iterator[tuple[Direction, Origin]]:
+    """The log rules that the definition says the packet met."""
+    for decision in filter(None, (verdict.egress, verdict.ingress)):
+        for step in decision.steps:
+            if step.rule is not None and step.outcome == Action.LOG:
+                yield decision.direction, step.rule.origin
