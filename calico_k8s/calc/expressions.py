@@ -58,6 +58,13 @@ class Term(NamedTuple):
         return () if self.selector is None else (self.selector,)
 
     @property
+    def is_one_criterion(self) -> bool:
+        """Whether endpoints give all their addresses for a tag or a selector, and nothing else asks."""
+        return (
+            self == Term(tag=self.tag) != Term() or self == Term(selector=self.selector) != Term()
+        )
+
+    @property
     def asks_address(self) -> bool:
         """Whether endpoints that meet all its criteria may still differ by their addresses."""
         is_selected_endpoint = self.selector is not None and (

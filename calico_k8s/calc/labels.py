@@ -60,6 +60,11 @@ class LabelIndex(Generic[Item]):
         self._met: dict[Item, set[Criterion]] = {}
         self._items_by_criterion: dict[Criterion, set[Item]] = {}
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether any criterion is active."""
+        return bool(self._uses)
+
     def criteria_of(self, item: Item) -> AbstractSet[Criterion]:
         """The active criteria that are true of the item; an update leaves this set as it is."""
         return self._met.get(item, _NOTHING)

@@ -46,36 +46,26 @@ class ActiveSet(msgspec.Struct, eq=False):
     def replace_nets(self, nets: frozenset[Net]) -> None:
         """Set the nets that network sets give."""
         old, self.from_nets = self.from_nets, NetTable(nets)
-        for net in old.nets - nets - self.from_endpoints:
-            self._note_removed(net)
-        for net in nets - old.nets - self.from_endpoints:
-            self._note_added(net)
+        self._note_removed(old.nets - nets - self.from_endpoints)
+        self._note_added(nets - old.nets - self.from_endpoints)
 
-    def take_out(self, gone: Iterable[Member]) -> None:
+    def take_out(self, gone: set[Member]) -> None:
         """Remove members that endpoints gave."""
-        for member in gone:
-            self.from_endpoints.remove(member)
-            if member not in self.from_nets.nets:
-                self._note_removed(member)
+        self.from_endpoints -= gone
+        self._note_removed(gone - self.from_nets.nets)
 
-    def put_in(self, come: Iterable[Member]) -> None:
+    def put_in(self, come: set[Member]) -> None:
         """Add members that endpoints give."""
-        for member in come:
-            self.from_endpoints.add(member)
-            if member not in self.from_nets.nets:
-                self._note_added(member)
+        self.from_endpoints |= come
+        self._note_added(come - self.from_nets.nets)
 
-    def _note_added(self, member: Member) -> None:
-        if member in self.removed:
-            self.removed.remove(member)
-        else:
-            self.added.add(member)
+    def _note_added(self, come: AbstractSet[Member]) -> None:
+        self.added |= come - self.removed
+        self.removed -= come
 
-    def _note_removed(self, member: Member) -> None:
-        if member in self.added:
-            self.added.remove(member)
-        else:
-            self.removed.add(member)
+    def _note_removed(self, gone: AbstractSet[Member]) -> None:
+        self.removed |= gone - self.added
+        self.added -= gone
 
 
 class Members:
@@ -180,6 +170,9 @@ class Members:
         return set().union(*(self._ids_by_criterion[criterion] for criterion in criteria))
 
     def _from_endpoints(self, expression: Expression) -> set[Member]:
+        if len(expression) == 1 and expression[0].is_one_criterion:
+            (anchor,) = expression[0].anchors
+            return set[Member](self._peers.nets_meeting(anchor))
         anchors = {anchor for term in expression for anchor in term.anchors}
         given: set[Member] = set()
         for view in self._peers.meeting(anchors):
@@ -193,7 +186,9 @@ class Members:
         for term in expression:
             addresses = self._addresses_for(term, view)
             if not term.ports:
-                given.update(map(address_net, addresses))
+                given.update(
+                    view.nets if addresses is view.addresses else map(address_net, addresses)
+                )
                 continue
             names = {criterion.text for criterion in term.ports}
             for name, protocol, port in view.named_ports:

@@ -5,10 +5,10 @@ that ipsets see differently, before and after.
 
 Pods of one template carry the same labels, profiles and named ports.  Those are one
 :class:`Traits`, and what is true of it is found once for all its endpoints: a pod that comes or
-goes costs its addresses, not its labels.
+goes costs its addresses, not its labels.  Of an endpoint no more is kept than a :class:`Peer`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple, TypeVar
 
@@ -16,10 +16,11 @@ import msgspec
 
 from calico_k8s.calc.expressions import Criterion, port_criterion, tag_criterion
 from calico_k8s.calc.labels import LabelIndex
-from calico_k8s.calc.owners import Owners
-from calico_k8s.model.addresses import Address
+from calico_k8s.calc.owners import Claim, Owners
+from calico_k8s.model.addresses import Address, Net, address_net
 from calico_k8s.model.names import EndpointId, ProfileId, TagName
 from calico_k8s.model.resources import Labels, NamedPort, Tags, WorkloadEndpoint
+from calico_k8s.policy.snapshot import claim
 
 TraitsKey = tuple[frozenset[tuple[str, str]], tuple[ProfileId, ...], tuple[NamedPort, ...]]
 
@@ -37,6 +38,19 @@ class Traits(msgspec.Struct, eq=False):
     endpoints: set[EndpointId]
 
 
+class Peer(msgspec.Struct):
+    """An endpoint, as far as calc has to know it."""
+
+    traits: Traits
+    claim: Claim
+    claimed: tuple[Address, ...]
+    """The addresses as they were stored."""
+    addresses: tuple[Address, ...] = ()
+    """Those that it owns, sorted."""
+    nets: tuple[Net, ...] = ()
+    """The same as nets."""
+
+
 class View(NamedTuple):
     """What ipsets see of one endpoint."""
 
@@ -45,6 +59,8 @@ class View(NamedTuple):
     named_ports: tuple[NamedPort, ...]
     addresses: tuple[Address, ...]
     """Those that it owns."""
+    nets: tuple[Net, ...]
+    """The same as nets."""
 
 
 class ViewChange(NamedTuple):
@@ -60,9 +76,7 @@ class Peers:
     def __init__(self) -> None:
         self.index = LabelIndex[Traits]()
         self.owners = Owners()
-        self._endpoints: dict[EndpointId, WorkloadEndpoint] = {}
-        self._addresses: dict[EndpointId, tuple[Address, ...]] = {}
-        self._traits: dict[EndpointId, Traits] = {}
+        self._peers: dict[EndpointId, Peer] = {}
         self._traits_by_key: dict[TraitsKey, Traits] = {}
         self._traits_by_profile: dict[ProfileId, set[Traits]] = {}
         self._profile_tags: dict[ProfileId, Tags] = {}
@@ -70,20 +84,22 @@ class Peers:
 
     def __len__(self) -> int:
         """How many endpoints there are."""
-        return len(self._endpoints)
+        return len(self._peers)
 
     def traits(self, endpoint: EndpointId) -> Traits | None:
         """The traits of an endpoint; None for one that is not there."""
-        return self._traits.get(endpoint)
+        peer = self._peers.get(endpoint)
+        return None if peer is None else peer.traits
 
     def addresses(self, endpoint: EndpointId) -> tuple[Address, ...]:
         """The addresses that an endpoint owns, sorted."""
-        return self._addresses.get(endpoint, ())
+        peer = self._peers.get(endpoint)
+        return () if peer is None else peer.addresses
 
     def claimed(self, endpoint: EndpointId) -> tuple[Address, ...]:
         """The addresses that an endpoint claims, as it was stored."""
-        value = self._endpoints.get(endpoint)
-        return value.addresses if value is not None else ()
+        peer = self._peers.get(endpoint)
+        return () if peer is None else peer.claimed
 
     def has_profile(self, profile: ProfileId) -> bool:
         """Whether the profile gives tags or labels."""
@@ -93,12 +109,24 @@ class Peers:
         """The traits that a profile is part of."""
         return self._traits_by_profile.get(profile, frozenset())
 
-    def meeting(self, criteria: Iterable[Criterion]) -> Iterable[View]:
+    def meeting(self, criteria: Iterable[Criterion]) -> Iterator[View]:
         """A view of each endpoint that one of the active criteria is true of."""
         for traits in {t for criterion in criteria for t in self.index.items_of(criterion)}:
             met = self.index.criteria_of(traits)
             for endpoint in traits.endpoints:
-                yield View(met, traits.named_ports, self._addresses[endpoint])
+                peer = self._peers[endpoint]
+                yield View(met, traits.named_ports, peer.addresses, peer.nets)
+
+    def nets_meeting(self, criterion: Criterion) -> set[Net]:
+        """The addresses, as nets, of the endpoints that an active criterion is true of.
+
+        Cost: 0.2 us an endpoint, a tenth of :meth:`meeting`'s views.
+        """
+        peers, nets = self._peers, set[Net]()
+        for traits in self.index.items_of(criterion):
+            for endpoint in traits.endpoints:
+                nets.update(peers[endpoint].nets)
+        return nets
 
     def update(
         self, endpoint: EndpointId, new: WorkloadEndpoint | None
@@ -107,19 +135,20 @@ class Peers:
 
         Cost: the endpoint's addresses, and its labels if no other endpoint has the same traits.
         """
-        old = self._endpoints.get(endpoint)
-        if old == new:
+        old = self._peers.get(endpoint)
+        if self._is_same(old, new):
             return {}
         before = {endpoint: self._view(endpoint)}
-        touched = self.owners.update(old, new)
+        touched = self.owners.update(
+            () if old is None else old.claimed,
+            () if new is None else new.addresses,
+            None if old is None else old.claim,
+            (0.0, "", endpoint) if new is None else claim(new),
+        )
         before |= {other: self._view(other) for other in touched}
+        self._put_peer(endpoint, old, new)
         for other in touched:
-            self._addresses[other] = self.owners.owned(self._endpoints[other])
-        if new is None:
-            del self._endpoints[endpoint], self._addresses[endpoint]
-        else:
-            self._endpoints[endpoint], self._addresses[endpoint] = new, self.owners.owned(new)
-        self._assign_traits(endpoint, new)
+            self._settle_addresses(other, self._peers[other])
         return {i: ViewChange(view, self._view(i)) for i, view in before.items()}
 
     def update_tags(self, profile: ProfileId, tags: Tags | None) -> list[ViewChange]:
@@ -131,23 +160,45 @@ class Peers:
         is_changed = put(self._profile_labels, profile, labels)
         return self._refresh_profile(profile) if is_changed else []
 
-    def _view(self, endpoint: EndpointId) -> View | None:
-        traits = self._traits.get(endpoint)
-        if traits is None:
-            return None
-        addresses = self._addresses[endpoint]
-        return View(self.index.criteria_of(traits), traits.named_ports, addresses)
+    @staticmethod
+    def _is_same(old: Peer | None, new: WorkloadEndpoint | None) -> bool:
+        if old is None or new is None:
+            return old is None and new is None
+        traits = old.traits
+        return (
+            old.claimed == new.addresses
+            and traits.own_labels == new.labels
+            and traits.profiles == new.profiles
+            and traits.named_ports == new.named_ports
+            and old.claim == claim(new)
+        )
 
-    def _assign_traits(self, endpoint: EndpointId, value: WorkloadEndpoint | None) -> None:
-        old = self._traits.pop(endpoint, None)
+    def _view(self, endpoint: EndpointId) -> View | None:
+        peer = self._peers.get(endpoint)
+        if peer is None or not self.index.is_asked:
+            return None
+        traits = peer.traits
+        met = self.index.criteria_of(traits)
+        return View(met, traits.named_ports, peer.addresses, peer.nets)
+
+    def _put_peer(
+        self, endpoint: EndpointId, old: Peer | None, value: WorkloadEndpoint | None
+    ) -> None:
         new = self._find_or_make_traits(value) if value is not None else None
-        if new is not None:
+        if value is None or new is None:
+            del self._peers[endpoint]
+        else:
             new.endpoints.add(endpoint)
-            self._traits[endpoint] = new
-        if old is not None and old is not new:
-            old.endpoints.discard(endpoint)
-            if not old.endpoints:
-                self._drop_traits(old)
+            self._peers[endpoint] = peer = Peer(new, claim(value), value.addresses)
+            self._settle_addresses(endpoint, peer)
+        if old is not None and old.traits is not new:
+            old.traits.endpoints.discard(endpoint)
+            if not old.traits.endpoints:
+                self._drop_traits(old.traits)
+
+    def _settle_addresses(self, endpoint: EndpointId, peer: Peer) -> None:
+        peer.addresses = self.owners.owned(endpoint, peer.claimed)
+        peer.nets = tuple(map(address_net, peer.addresses))
 
     def _find_or_make_traits(self, value: WorkloadEndpoint) -> Traits:
         key = (frozenset(value.labels.items()), value.profiles, value.named_ports)
@@ -196,9 +247,13 @@ class Peers:
     def _refresh_profile(self, profile: ProfileId) -> list[ViewChange]:
         changes: list[ViewChange] = []
         for traits in self.with_profile(profile):
-            before = {endpoint: self._view(endpoint) for endpoint in traits.endpoints}
+            met = self.index.criteria_of(traits)
             if self._refresh(traits):
-                changes += (ViewChange(view, self._view(i)) for i, view in before.items())
+                now = self.index.criteria_of(traits)
+                for endpoint in traits.endpoints:
+                    peer = self._peers[endpoint]
+                    seen = (traits.named_ports, peer.addresses, peer.nets)
+                    changes.append(ViewChange(View(met, *seen), View(now, *seen)))
         return changes
 
 

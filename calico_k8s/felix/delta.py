@@ -62,6 +62,10 @@ class DeltaTracker(Generic[Key, Value]):
 
     def replace_desired(self, desired: Mapping[Key, Value]) -> None:
         """Exactly these should be there."""
+        if not (self._desired or self._programmed):
+            self._desired = dict(desired)
+            self._updates = dict.fromkeys(desired)
+            return
         for key in [key for key in self._desired if key not in desired]:
             self.drop_desired(key)
         for key, value in desired.items():
@@ -71,6 +75,13 @@ class DeltaTracker(Generic[Key, Value]):
         """The key was written with its desired value."""
         self._programmed[key] = self._desired[key]
         self._compare(key)
+
+    def mark_all_programmed(self) -> None:
+        """Everything that differed was written with its desired value.  Cost: O(updates)."""
+        desired, programmed = self._desired, self._programmed
+        for key in self._updates:
+            programmed[key] = desired[key]
+        self._updates.clear()
 
     def note_programmed(self, key: Key, value: Value) -> None:
         """The key was written with this value, whatever is desired."""

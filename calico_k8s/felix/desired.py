@@ -6,6 +6,7 @@ do to a verdict.  Pure: :mod:`.kernel` carries a plan out, :mod:`.order` says in
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 import msgspec
@@ -221,13 +222,27 @@ class Desired:
             (deltas.members_removed, plan.removed),
         ):
             for identity, members in changes.items():
-                for version, member in map(render_member, members):
-                    if identity in self._ipsets and version in self._versions:
-                        words.setdefault(ipset_name(identity, version), []).append(member)
+                if identity in self._ipsets:
+                    self._word(identity, members, words)
         for identity in deltas.ipsets_removed:
             self._ipsets.pop(identity, None)
             names = (ipset_name(identity, version) for version in self._versions)
             self._retired_sets.update((name, now_s) for name in names if name in self._roles)
+
+    def _word(
+        self,
+        identity: IpsetId,
+        members: AbstractSet[Member],
+        words: dict[IpsetName, list[KernelMember]],
+    ) -> None:
+        """Members of one set, in the words of the kernel's sets."""
+        lists: dict[Version, list[KernelMember]] = {version: [] for version in self._versions}
+        for version, member in map(render_member, members):
+            if version in lists:
+                lists[version].append(member)
+        for version, worded in lists.items():
+            if worded:
+                words.setdefault(ipset_name(identity, version), []).extend(worded)
 
     def _take_endpoints(
         self,
@@ -397,10 +412,14 @@ def _only_opens(
 
 
 def changed_peers(deltas: Deltas) -> Iterator[Address]:
-    """Addresses whose membership of some set changed: single ones, not whole nets."""
+    """Addresses whose membership of some set changed: single ones, not whole nets.
+
+    Of a set that is new only groups ask that are new or changed, whose endpoints are touched anyway.
+    """
     for changes in (deltas.members_added, deltas.members_removed):
-        for members in changes.values():
-            yield from filter(None, map(_single_address, members))
+        for identity, members in changes.items():
+            if identity not in deltas.ipsets_created:
+                yield from filter(None, map(_single_address, members))
 
 
 def _role(ipset: Ipset) -> Role:

@@ -276,8 +276,7 @@ class IpsetDriver:
                 if state.ipset.name in full:
                     self._rebuild(state)
         for state in states:
-            for key in list(state.tracker.updates):
-                state.tracker.mark_programmed(key)
+            state.tracker.mark_all_programmed()
         self._settle(states)
         return sum(len(edit.members) for edit in edits)
 

@@ -65,7 +65,7 @@ class StoredEndpoint(msgspec.Struct, omit_defaults=True):
     addresses: list[str] = []
     labels: dict[str, str] = {}
     named_ports: list[tuple[str, str | int, int]] = []
-    profile_ids: list[str] = []
+    profile_ids: tuple[ProfileId, ...] = ()
     uid: str = ""
     created: float = 0.0
     generation: int = 0
@@ -158,7 +158,7 @@ def _to_stored(value: Value) -> Any:  # Any: one of the stored structs, or a pla
                 addresses=list(value.addresses),
                 labels=value.labels,
                 named_ports=[(n, protocol_text(p), port) for n, p, port in value.named_ports],
-                profile_ids=list(value.profiles),
+                profile_ids=value.profiles,
                 uid=value.uid,
                 created=value.created,
                 generation=value.generation,
@@ -207,7 +207,7 @@ def _decode_endpoint(key: keys.EndpointKey, raw: bytes, problems: list[str]) -> 
         addresses=_each(parse_address, stored.addresses, problems),
         labels=stored.labels,
         named_ports=_each(_named_port, stored.named_ports, problems),
-        profiles=tuple(ProfileId(profile) for profile in stored.profile_ids),
+        profiles=stored.profile_ids,
         uid=stored.uid,
         created=stored.created,
         generation=stored.generation,

@@ -153,7 +153,9 @@ def key_path(key: Key) -> str:  # noqa: C901 - one arm for each kind of key
 
 def parse_path(path: str) -> Key | None:  # noqa: C901 - one arm for each kind of key
     """The inverse of :func:`key_path`; None for a path that no key here fits."""
-    parts = [unquote(part) for part in path.split("/")]
+    parts = path.split("/")
+    if "%" in path:
+        parts = [unquote(part) for part in parts]
     match parts:
         case ["", "v1", "Ready"]:
             return ReadyKey()

@@ -9,6 +9,7 @@ Source: ``linux/netfilter/ipset/ip_set.h``.
 
 import ipaddress
 import socket
+from functools import lru_cache
 from typing import Final
 
 from calico_k8s.errors import InputError
@@ -65,7 +66,7 @@ def canonical_member(text: str, kind: IpsetType, version: Version) -> str:
 
 
 def pack_member(member: KernelMember, kind: IpsetType, version: Version) -> bytes:
-    """The attributes of one element.  Cost: 2 to 4 us.
+    """The attributes of one element.  Cost: 1 us for an address or net.
 
     Raises:
         InputError: the text is not a member of such a set.
@@ -117,9 +118,16 @@ def _port_bytes(text: str) -> bytes:
 
 
 def _pack_address(kind: int, text: str, version: Version) -> bytes:
-    packed = socket.inet_pton(FAMILIES[version], text)
+    return _address_headers(kind, version) + socket.inet_pton(FAMILIES[version], text)
+
+
+@lru_cache(maxsize=16)
+def _address_headers(kind: int, version: Version) -> bytes:
+    """What stands before an address, whose size is that of its family and needs no padding."""
+    size = HOST_BITS[version] // 8
     inner = 1 if version == 4 else 2  # IPSET_ATTR_IPADDR_IPV4, _IPV6
-    return nested(kind, attribute(inner | NLA_F_NET_BYTEORDER, packed))
+    whole = nested(kind, attribute(inner | NLA_F_NET_BYTEORDER, bytes(size)))
+    return whole[:-size]
 
 
 def _pack_net(kind: int, length_kind: int, text: str, version: Version) -> bytes:
@@ -127,7 +135,12 @@ def _pack_net(kind: int, length_kind: int, text: str, version: Version) -> bytes
     length = int(length_text) if slash else HOST_BITS[version]
     if not 0 <= length <= HOST_BITS[version]:
         raise ValueError(text)
-    return _pack_address(kind, address, version) + attribute(length_kind, bytes((length,)))
+    return _pack_address(kind, address, version) + _length_attribute(length_kind, length)
+
+
+@lru_cache(maxsize=512)
+def _length_attribute(kind: int, length: int) -> bytes:
+    return attribute(kind, bytes((length,)))
 
 
 def unpack_member(data: memoryview, kind: IpsetType, version: Version) -> KernelMember:

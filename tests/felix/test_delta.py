@@ -51,6 +51,11 @@ class DifferenceMachine(RuleBasedStateMachine):
             self.programmed[key] = self.desired[key]
 
     @rule()
+    def write_all(self) -> None:
+        self.tracker.mark_all_programmed()
+        self.programmed |= self.desired
+
+    @rule()
     def delete_all(self) -> None:
         for key in self.tracker.deletes:
             self.programmed.pop(key)
