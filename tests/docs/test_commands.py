@@ -59,7 +59,10 @@ COVERED = {
 """What cannot run as it is written here: it would be this very run, or would not end, or would
 change the machine.  Each with the test that runs it as it can be."""
 
-COVERED_PAGES = {"first-five-minutes.md": "tests/cluster/test_first_five_minutes.py"}
+COVERED_PAGES = {
+    "first-five-minutes.md": "tests/cluster/test_first_five_minutes.py",
+    "tiers.md": "tests/cluster/test_tiers.py",
+}
 """Pages whose commands need a cluster, each with the test that follows it."""
 
 ANSWERS_NO = re.compile(r"^calico-k8s (lint|can|explain) ")
