@@ -25,13 +25,14 @@ from calico_k8s.controller.wire import PATHS
 from calico_k8s.translate.findings import Code, Finding, ObjectRef, Severity, reason_of
 from calico_k8s.translate.objects import KINDS
 from calico_k8s.translate.policy_book import Standing
+from calico_k8s.translate.references import UNKNOWN
 
 ACCEPTED, RESOLVED, PROGRAMMED = "Accepted", "ResolvedRefs", "Programmed"
 OURS = frozenset({ACCEPTED, RESOLVED, PROGRAMMED})
 
 NOT_ENFORCED = frozenset({Code.TIER_UNKNOWN, Code.POLICY_HOST_ONLY})
 """With one of these nothing of an object is in force."""
-REFERENCES = frozenset({Code.TIER_UNKNOWN, Code.POLICY_SERVICE_UNKNOWN})
+REFERENCES = frozenset({Code.TIER_UNKNOWN, Code.POLICY_SERVICE_UNKNOWN, *UNKNOWN})
 """Something that is named is not there."""
 
 MESSAGE_MAX = 1024

@@ -21,6 +21,7 @@ from calico_k8s.controller.kube import KubeApi
 from calico_k8s.errors import KubeConflict, KubeError, KubeUnavailable
 from calico_k8s.translate.findings import Finding, ObjectRef, reason_of
 from calico_k8s.translate.objects import DEFAULT_NAMESPACE, KINDS
+from calico_k8s.translate.references import UNKNOWN
 
 COMPONENT = "calico-k8s-controller"
 _CALICO = "projectcalico.org/v3"
@@ -40,6 +41,9 @@ API_VERSIONS: Mapping[str, str] = {
 """Whose findings are told, since users write these, and the version of each kind's API."""
 REPEAT_S = 1800.0
 RETRY_S = 10.0
+SETTLE_S = 30.0
+"""How long what only waits for a pod or service account to come, as a policy may that is applied first,
+is left untold."""
 CLOSE_S = 0.5
 BURST = 25
 PER_S = 5.0
@@ -88,7 +92,8 @@ class Announcer:
         with self._news:
             if findings:
                 self._told[ref] = _Told(ref, uid, findings)
-                self._due_s[ref] = time.monotonic()
+                is_waiting = all(finding.code in UNKNOWN for finding in findings)
+                self._due_s[ref] = time.monotonic() + (SETTLE_S if is_waiting else 0.0)
                 self._news.notify()
             else:
                 self._told.pop(ref, None)

@@ -86,7 +86,7 @@ class Loop:
         self._reflectors = [
             Reflector(parts.api, kind, self._inbox, parts.metrics) for kind in PATHS
         ]
-        self._translator = Translator(parts.settings)
+        self._translator = Translator(parts.settings, sees_all=True)
         self._nodes = NodeReports(parts.store)
         self._nodes_at_s: float | None = None
         """When nodes' reports are looked at next; None until the first sync is in."""

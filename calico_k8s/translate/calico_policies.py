@@ -110,7 +110,7 @@ def read_calico_policy(
         ingress=ingress if Direction.INGRESS in types else (),
         egress=egress if Direction.EGRESS in types else (),
     )
-    return reader.policy(policy, read.services)
+    return reader.policy(policy, read.services, accounts=read.accounts)
 
 
 def read_tier(value: CalicoTier) -> Reading:
@@ -159,7 +159,12 @@ def read_profile(value: CalicoProfile, ports_of: PortsOf) -> Reading:
     else:
         if labels:
             items[keys.ProfileLabelsKey(profile)] = Labels(labels)
-    return Reading(items, tuple(reader.findings), services=frozenset(read.services))
+    return Reading(
+        items,
+        tuple(reader.findings),
+        services=frozenset(read.services),
+        accounts=frozenset(read.accounts),
+    )
 
 
 def read_network_set(

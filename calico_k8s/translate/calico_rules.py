@@ -135,6 +135,7 @@ class RuleReader:
         self._namespace = namespace
         self._ports_of = ports_of
         self.services: set[Name] = set()
+        self.accounts: set[Name] = set()
 
     def ingress(self, document: Document, path: FieldPath, index: int) -> Iterator[Rule]:
         """The rules of one of ``ingress``."""
@@ -257,6 +258,8 @@ class RuleReader:
             parts.append(in_namespace(self._namespace))
         if accounts is not None and accounts.names:
             parts.append(runs_as(accounts.names))
+            where = "" if fields.namespace_selector else self._namespace
+            self.accounts |= {Name(where, name) for name in accounts.names}
         if accounts is not None and accounts.selector:
             at = (*path, "serviceAccounts", "selector")
             parts.append(parse_account_selector(accounts.selector, at))

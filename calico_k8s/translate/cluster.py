@@ -43,6 +43,7 @@ from calico_k8s.translate.namespaces import (
 from calico_k8s.translate.objects import ClusterObject, KubeObject, PolicyObject, object_ref
 from calico_k8s.translate.policy_book import PolicyBook, Standing
 from calico_k8s.translate.profiles import ProfileBook, profile_keys
+from calico_k8s.translate.references import account_things, endpoint_things
 from calico_k8s.translate.services import (
     Exposure,
     read_service,
@@ -88,14 +89,16 @@ class Translator:
     """Keeps the translation of a changing cluster.
 
     Cost: a pod's change is O(its labels and services), a namespace's or service account's O(1), a
-    service's O(the pods it exposes).
+    service's O(the pods it exposes).  ``sees_all`` is for who sees a whole cluster: what policies name
+    and is not there is told then.
     """
 
-    def __init__(self, settings: TranslateSettings) -> None:
+    def __init__(self, settings: TranslateSettings, *, sees_all: bool = False) -> None:
         self._settings = settings
         self._book = ProfileBook()
         self._index = ExposureIndex()
-        self._policies = PolicyBook()
+        self._policies = PolicyBook(sees_all=sees_all)
+        self._accounts: set[Name] = set()
         self._workloads: dict[Name, Workload] = {}
         self._open_services: set[Name] = set()
         self._known_namespaces: set[str] = set()
@@ -141,6 +144,9 @@ class Translator:
                 self._remove_namespace(name)
             case "ServiceAccount":
                 self._book.undefine(service_account_profile(*name))
+                if name in self._accounts:
+                    self._accounts.remove(name)
+                    self._policies.bring(account_things(name), -1)
             case "Service":
                 self._set_service(name, None)
             case "EndpointSlice":
@@ -239,6 +245,7 @@ class Translator:
         # The new profiles are held before the old are let go: those in both stay as they are.
         for profile, items in _held(workload, name.namespace).items():
             self._book.hold(profile, items)
+        self._policies.bring(endpoint_things(workload.endpoint, workload.service_account), 1)
         self._release(name)
         self._workloads[name] = workload
         self._index.set_pod(name, workload.pod_labels, workload.endpoint.addresses)
@@ -254,6 +261,7 @@ class Translator:
     def _release(self, name: Name) -> None:
         workload = self._workloads.get(name)
         if workload is not None:
+            self._policies.bring(endpoint_things(workload.endpoint, workload.service_account), -1)
             for profile in (workload.first_profile, *workload.last_profiles):
                 self._book.release(profile)
 
@@ -304,6 +312,9 @@ class Translator:
         profile = service_account_profile(*name)
         items = _service_account_items(name, account.metadata.labels or {})
         self._book.define(profile, items)
+        if name not in self._accounts:
+            self._accounts.add(name)
+            self._policies.bring(account_things(name), 1)
         return ()
 
     def _update_service(self, service: objects.Service) -> tuple[Finding, ...]:
@@ -339,10 +350,13 @@ class Translator:
 
 
 def translate_all(
-    cluster: Iterable[KubeObject], settings: TranslateSettings | None = None
+    cluster: Iterable[KubeObject],
+    settings: TranslateSettings | None = None,
+    *,
+    sees_all: bool = False,
 ) -> Translation:
     """The translation of objects that do not change; of two of one name the later holds."""
-    translator = Translator(settings or TranslateSettings())
+    translator = Translator(settings or TranslateSettings(), sees_all=sees_all)
     for value in cluster:
         translator.update(value)
     translator.flush()

@@ -28,6 +28,7 @@ from calico_k8s.translate.findings import Code, Finding, Name, ObjectRef, make_f
 from calico_k8s.translate.network_policies import read_network_policy
 from calico_k8s.translate.objects import EndpointSlice, PolicyObject, object_ref
 from calico_k8s.translate.reading import Reading
+from calico_k8s.translate.references import Account, References, Thing, named_ports_of
 from calico_k8s.translate.tiers import BUILT_IN_TIERS
 
 _Key = TypeVar("_Key")
@@ -59,7 +60,10 @@ class PolicyBook:
     sets); a slice's, where it changes the ports of a service, O(the policies that name it).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, sees_all: bool = False) -> None:
+        self._sees_all = sees_all
+        self._references = References()
+        self._things: dict[ObjectRef, frozenset[Thing]] = {}
         self._values: dict[ObjectRef, PolicyObject] = {}
         self._readings: dict[ObjectRef, Reading] = {}
         self._derived = DerivedSets()
@@ -102,6 +106,11 @@ class PolicyBook:
         self._items |= items
         for service in services:
             self._read_again(self._naming.get(service))
+
+    def bring(self, things: Iterable[Thing], count: int) -> None:
+        """Pods and service accounts bring so many more of each thing that policies may name."""
+        if self._sees_all:
+            self._dirty |= self._references.bring(things, count)
 
     def take_changes(self) -> PolicyChanges:
         """What may have changed since the last call."""
@@ -177,6 +186,11 @@ class PolicyBook:
             self._in_tier.set(reading.tier, ref, is_in=is_in)
         for service in reading.services:
             self._naming.set(service, ref, is_in=is_in)
+        if self._sees_all:
+            things = self._things.pop(ref, None) or _things(reading)
+            self._references.name(ref, things, is_in=is_in)
+            if is_in and things:
+                self._things[ref] = things
 
     def _findings(self, ref: ObjectRef) -> tuple[Finding, ...]:
         reading = self._readings.get(ref)
@@ -199,6 +213,13 @@ class PolicyBook:
                 where = f"{service.namespace}/{service.name}"
                 message = f"no EndpointSlice says where the service {where} leads, so a rule that names it matches nothing"
                 yield make_finding(Code.POLICY_SERVICE_UNKNOWN, message, ref, ("spec",))
+        yield from self._references.missing(ref, self._things.get(ref, ()))
+
+
+def _things(reading: Reading) -> frozenset[Thing]:
+    """What an object names that pods and service accounts bring."""
+    accounts = (Account(*account) for account in reading.accounts)
+    return frozenset((*accounts, *named_ports_of(reading.items.values())))
 
 
 _BUILT_IN: Items = {keys.TierKey(name): tier for name, tier in BUILT_IN_TIERS.items()}

@@ -49,6 +49,8 @@ class Reading(msgspec.Struct, frozen=True):
     """The services that rules name as peers."""
     node_selectors: frozenset[str] = frozenset()
     """The selectors of nodes that rules name as peers, in canonical text."""
+    accounts: frozenset[Name] = frozenset()
+    """The service accounts that rules name; of any namespace, where that is empty."""
 
 
 def convert(document: Document, type_: type[_Type], path: FieldPath) -> _Type:
@@ -136,6 +138,7 @@ class Reader:
         policy: Policy,
         services: Iterable[Name] = (),
         node_selectors: Iterable[str] = (),
+        accounts: Iterable[Name] = (),
     ) -> Reading:
         """What the object says, where that is a policy."""
         return Reading(
@@ -144,6 +147,7 @@ class Reader:
             tier=policy.tier,
             services=frozenset(services),
             node_selectors=frozenset(node_selectors),
+            accounts=frozenset(accounts),
         )
 
     def nothing(self) -> Reading:

@@ -161,29 +161,60 @@ def test_without_its_tier_a_policy_is_not_accepted_until_it_comes(cluster: LiveC
     wait_for(lambda: status(cluster).code == 0, lambda: status(cluster).out)
 
 
-def test_a_service_that_is_not_there_is_told_and_the_rest_is_in_force(cluster: LiveCluster) -> None:
-    to_api = {"destination": {"services": {"name": "api", "namespace": "shop"}}}
-    spec = {"egress": [{"action": "Allow", **to_api}], "selector": "a == 'd'"}
-    asks = document("GlobalNetworkPolicy", "asks", spec)
-    apply(cluster, asks)
-    lacks = ("False", "PolicyServiceUnknown")
-    wait_until(cluster, asks, Accepted=("True", ""), ResolvedRefs=lacks, Programmed=ALL)
-    apply(
-        cluster,
-        {
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {
-                "name": "api-1",
-                "namespace": "shop",
-                "labels": {"kubernetes.io/service-name": "api"},
-            },
-            "addressType": "IPv4",
-            "endpoints": [{"addresses": ["10.244.1.11"]}],
-            "ports": [{"port": 4001, "protocol": "TCP"}],
-        },
-    )
-    wait_until(cluster, asks, Accepted=("True", ""), ResolvedRefs=("True", ""), Programmed=ALL)
+NAMING: dict[str, Document] = {
+    "PolicyServiceUnknown": {"services": {"name": "api", "namespace": "shop"}},
+    "ServiceAccountUnknown": {"serviceAccounts": {"names": ["robot"]}},
+    "PortNameUnknown": {"ports": ["metrics"]},
+}
+"""What a rule says, by why the policy is not whole."""
+SLICE: Document = {
+    "apiVersion": "discovery.k8s.io/v1",
+    "kind": "EndpointSlice",
+    "metadata": {
+        "name": "api-1",
+        "namespace": "shop",
+        "labels": {"kubernetes.io/service-name": "api"},
+    },
+    "addressType": "IPv4",
+    "endpoints": [{"addresses": ["10.244.1.11"]}],
+    "ports": [{"port": 4001, "protocol": "TCP"}],
+}
+ACCOUNT: Document = {
+    "apiVersion": "v1",
+    "kind": "ServiceAccount",
+    "metadata": {"name": "robot", "namespace": "shop"},
+}
+
+
+def test_what_a_policy_names_and_is_not_there_is_told_until_it_comes(cluster: LiveCluster) -> None:
+    def asking(reason: str, end: Document) -> Document:
+        rule = {"action": "Allow", "protocol": "TCP", "destination": end}
+        spec = {"egress": [rule], "selector": "a == 'd'"}
+        return document("GlobalNetworkPolicy", reason.lower(), spec)
+
+    policies = {reason: asking(reason, end) for reason, end in NAMING.items()}
+    kubernetes = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "scraped", "namespace": "shop"},
+        "spec": {"podSelector": {}, "ingress": [{"ports": [{"port": "metrics"}]}]},
+    }
+    apply(cluster, *policies.values(), kubernetes)
+    for reason, policy in policies.items():
+        lacks = ("False", f"{reason}: ")
+        wait_until(cluster, policy, Accepted=("True", ""), ResolvedRefs=lacks, Programmed=ALL)
+    told = "NetworkPolicy/shop/scraped: no pod has a port of tcp named 'metrics'"
+    wait_for(lambda: told in status(cluster).out, lambda: status(cluster).out)
+    wait_for(
+        lambda: status(cluster).code == 0, lambda: status(cluster).out
+    )  # in force but for that
+    scraped = ShopPod("shop/scraped", NODE_1, 13).document()
+    scraped["spec"]["containers"][0]["ports"] = [{"name": "metrics", "containerPort": 9090}]
+    apply(cluster, SLICE, ACCOUNT, scraped)
+    cluster.run_pod("shop", "scraped", *ShopPod("shop/scraped", NODE_1, 13).addresses)
+    for policy in policies.values():
+        wait_until(cluster, policy, ResolvedRefs=("True", ""), Programmed=ALL)
+    wait_for(lambda: told not in status(cluster).out, lambda: status(cluster).out)
 
 
 def test_a_node_whose_agent_is_gone_lags_until_it_returns(cluster: LiveCluster) -> None:

@@ -1,11 +1,19 @@
 """Policies beside what they depend on, as both come, change and go."""
 
+import pytest
+
 from calico_k8s.model import keys
 from calico_k8s.model.names import NetsetName, TierName
-from calico_k8s.translate.cluster import Translator
+from calico_k8s.translate.cluster import Translator, translate_all
 from calico_k8s.translate.findings import ObjectRef
 from calico_k8s.translate.namespaces import TranslateSettings
-from calico_k8s.translate.objects import KubeObject, object_ref
+from calico_k8s.translate.objects import (
+    KubeObject,
+    Pod,
+    PolicyObject,
+    ServiceAccount,
+    object_ref,
+)
 from calico_k8s.translate.tiers import BUILT_IN_TIERS
 from tests.nine_pods import World
 from tests.translate.test_calico_policies import calico, everywhere, tier
@@ -100,6 +108,88 @@ def test_a_network_set_follows_the_labels_of_its_namespace() -> None:
         translator.update(value)
     changed = translator.flush().puts[key]
     assert getattr(changed, "labels", {})["pcns.team"] == "blue"
+
+
+POD = """
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: y}
+spec:
+  nodeName: n
+  serviceAccountName: web
+  containers: [{ports: [{name: http, containerPort: 80}, {name: dns, containerPort: 53, protocol: UDP}]}]
+status: {podIP: 10.0.2.1}
+---"""
+ACCOUNT = "{apiVersion: v1, kind: ServiceAccount, metadata: {name: web, namespace: y}}"
+FROM_WEB = "{action: Allow, source: {serviceAccounts: {names: [web]}}}"
+TO_HTTP = "{action: Allow, protocol: TCP, destination: {ports: [http]}}"
+
+
+@pytest.mark.parametrize(
+    ("policy", "brought", "code"),
+    [
+        (everywhere(f"ingress: [{FROM_WEB}]"), POD, "service-account-unknown"),
+        (everywhere(f"ingress: [{FROM_WEB}]"), ACCOUNT, "service-account-unknown"),
+        (
+            calico("NetworkPolicy", f"ingress: [{FROM_WEB}]", "p", "y"),
+            ACCOUNT,
+            "service-account-unknown",
+        ),
+        (everywhere(f"ingress: [{TO_HTTP}]"), POD, "port-name-unknown"),
+        (everywhere(f"egress: [{TO_HTTP}]"), POD, "port-name-unknown"),
+    ],
+)
+def test_what_a_policy_names_is_told_while_it_is_not_there(
+    policy: str, brought: str, code: str
+) -> None:
+    translator = Translator(TranslateSettings(), sees_all=True)
+    value = next(v for v in World(policy).cluster.objects() if isinstance(v, PolicyObject))
+    (thing,) = (
+        v
+        for v in World(brought).cluster.objects()
+        if isinstance(v, Pod | ServiceAccount) and v.metadata.name == "web"
+    )
+    translator.update(value)
+    assert codes(translator, value) == [code]
+    translator.update(thing)
+    assert codes(translator, value) == []
+    translator.update(thing)
+    assert codes(translator, value) is None, "nothing is new"
+    translator.remove(object_ref(thing))
+    assert codes(translator, value) == [code]
+    translator.remove(object_ref(value))
+    translator.update(thing)
+    assert translator.flush().findings == {object_ref(value): ()}
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (
+            calico("NetworkPolicy", f"ingress: [{FROM_WEB}]", "p", "x"),
+            "namespace x has no service account 'web'",
+        ),
+        (
+            everywhere("ingress: [{action: Allow, source: {serviceAccounts: {names: [wep]}}}]"),
+            "no namespace has a service account 'wep'",
+        ),
+        (
+            everywhere("ingress: [{action: Deny, protocol: UDP, destination: {ports: [http]}}]"),
+            "no pod has a port of udp named 'http'",
+        ),
+    ],
+)
+def test_what_others_have_is_not_what_a_policy_names(policy: str, said: str) -> None:
+    world = World(POD + policy).cluster
+    (finding,) = translate_all(world.objects(), sees_all=True).findings
+    assert finding.message.startswith(said)
+    assert translate_all(world.objects()).findings == (), "of a part of a cluster nobody knows"
+
+
+def test_what_a_rule_leaves_out_by_name_need_not_be_there() -> None:
+    rule = "{action: Allow, protocol: TCP, destination: {notPorts: [http]}}"
+    world = World(everywhere(f"ingress: [{rule}]")).cluster
+    assert translate_all(world.objects(), sees_all=True).findings == ()
 
 
 def test_findings_of_an_object_that_cannot_be_decoded_stay() -> None:
