@@ -245,8 +245,8 @@ class Translator:
         # The new profiles are held before the old are let go: those in both stay as they are.
         for profile, items in _held(workload, name.namespace).items():
             self._book.hold(profile, items)
-        self._policies.bring(endpoint_things(workload.endpoint, workload.service_account), 1)
         self._release(name)
+        self._bring(workload, self._workloads.get(name))
         self._workloads[name] = workload
         self._index.set_pod(name, workload.pod_labels, workload.endpoint.addresses)
         self._dirty_pods.add(name)
@@ -254,16 +254,24 @@ class Translator:
     def _remove_pod(self, name: Name) -> None:
         if name in self._workloads:
             self._release(name)
-            del self._workloads[name]
+            self._bring(None, self._workloads.pop(name))
             self._index.remove_pod(name)
             self._dirty_pods.add(name)
 
     def _release(self, name: Name) -> None:
         workload = self._workloads.get(name)
         if workload is not None:
-            self._policies.bring(endpoint_things(workload.endpoint, workload.service_account), -1)
             for profile in (workload.first_profile, *workload.last_profiles):
                 self._book.release(profile)
+
+    def _bring(self, now: Workload | None, before: Workload | None) -> None:
+        """Count what a pod brings that policies may name, and no more what it brought."""
+        if now is not None and before is not None and now.brings == before.brings:
+            return
+        for workload, count in ((now, 1), (before, -1)):
+            if workload is not None:
+                things = endpoint_things(workload.endpoint, workload.service_account)
+                self._policies.bring(things, count)
 
     def _place_endpoint(self, pod: Name) -> None:
         workload = self._workloads.get(pod)

@@ -63,6 +63,11 @@ class Workload(msgspec.Struct, frozen=True):
     pod_labels: dict[str, str]
     """As Kubernetes has them: what services select by."""
 
+    @property
+    def brings(self) -> tuple[str, tuple[NamedPort, ...]]:
+        """What of it policies may name."""
+        return self.service_account, self.endpoint.named_ports
+
 
 class PodReading(msgspec.Struct, frozen=True):
     """What a pod says; ``workload`` None is no endpoint."""
