@@ -1,17 +1,19 @@
 """The controller of a directory of manifests: what the files say, in the datastore, as they change.
 
-In: files and folders, and word that something below them was written.  Out: transactions, and a
-log line for each finding.  Pods count that Kubernetes has placed: those with a node and an
-address, as ``kubectl get -o yaml`` gives them; workloads make no pods here.  A file that cannot be
-read counts as it last could.
+In: files and folders, and word that something below them was written.  Out: transactions, a summary
+of policies, and a log line for each finding.  Pods count that Kubernetes has placed: those with a
+node and an address, as ``kubectl get -o yaml`` gives them; workloads make no pods here.  A file that
+cannot be read counts as it last could.
 """
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import structlog
 
 from calico_k8s.controller.reconcile import Reconciler
+from calico_k8s.controller.summary import SummaryKeeper
 from calico_k8s.datastore.store import Store
 from calico_k8s.errors import StoreError
 from calico_k8s.model.keys import Key
@@ -21,7 +23,7 @@ from calico_k8s.sources.expand import ClusterObjects, expand
 from calico_k8s.sources.follow import Followed, Follower, Watch
 from calico_k8s.sources.replicas import makes_pods
 from calico_k8s.translate.cluster import translate_all
-from calico_k8s.translate.findings import Finding
+from calico_k8s.translate.findings import Finding, ObjectRef
 from calico_k8s.translate.namespaces import TranslateSettings
 from calico_k8s.translate.objects import KubeObject, object_ref
 
@@ -37,6 +39,7 @@ class DirectoryController:
         self._paths = tuple(paths)
         self._settings = settings
         self._follower = Follower(paths)
+        self._store = store
         self._reconciler = Reconciler(store)
         self._items: Mapping[Key, Value] | None = None
         self._told: frozenset[str] = frozenset()
@@ -80,6 +83,18 @@ class DirectoryController:
             self._reconciler.write(wanted, gone)
         if followed.is_whole:
             self._items = wanted
+        self._summarize(cluster, findings)
+
+    def _summarize(self, cluster: ClusterObjects, findings: tuple[Finding, ...]) -> None:
+        """Tell ``calico-k8s status`` what has become of policies."""
+        found: dict[ObjectRef, list[Finding]] = {object_ref(each): [] for each in cluster.policies}
+        for finding in findings:
+            if finding.object in found:
+                found[finding.object].append(finding)
+        summary = SummaryKeeper(self._store, lambda: ())
+        for ref, of_object in found.items():
+            summary.note(ref, tuple(of_object))
+        summary.keep(time.monotonic())
 
     def _run(self) -> None:
         while not self._is_over.is_set():

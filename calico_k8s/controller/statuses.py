@@ -172,7 +172,7 @@ class PolicyStatuses:
 
     def _note(self, ref: ObjectRef, told: Told | None, now_s: float) -> None:
         before = self._subjects.get(ref)
-        self._summary.note(ref, told.standing if told is not None else None)
+        self._summary.note(ref, told.standing.findings if told is not None else None)
         if told is None:
             if before is not None:
                 self._enter(before, "")

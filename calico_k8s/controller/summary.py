@@ -1,6 +1,6 @@
 """Keeps the summary of policy objects that ``calico-k8s status`` reads as it should be.
 
-In: each object's standing.  Out: one key of the datastore, under the fence, written when it
+In: what was found wrong with each object.  Out: one key of the datastore, under the fence, written when it
 differs and no more often than :data:`EVERY_S`.  A store that is away is tried again.
 """
 
@@ -24,8 +24,7 @@ from calico_k8s.model.status import (
     PolicySummary,
     TroubledPolicy,
 )
-from calico_k8s.translate.findings import ObjectRef, reason_of
-from calico_k8s.translate.policy_book import Standing
+from calico_k8s.translate.findings import Finding, ObjectRef, reason_of
 
 EVERY_S = 2.0
 
@@ -43,15 +42,15 @@ class SummaryKeeper:
         self._is_new = True
         self._not_before_s = 0.0
 
-    def note(self, ref: ObjectRef, standing: Standing | None) -> None:
-        """How an object stands; None: it is gone."""
+    def note(self, ref: ObjectRef, findings: tuple[Finding, ...] | None) -> None:
+        """What was found wrong with an object; None: it is gone."""
         self._is_new = True
         self._troubled.pop(ref, None)
-        if standing is None:
+        if findings is None:
             self._objects.discard(ref)
             return
         self._objects.add(ref)
-        troubled = _troubled(ref, standing)
+        troubled = _troubled(ref, findings)
         if troubled is not None:
             self._troubled[ref] = troubled
 
@@ -79,16 +78,16 @@ class SummaryKeeper:
         )
 
 
-def _troubled(ref: ObjectRef, standing: Standing) -> TroubledPolicy | None:
-    lacks = missing(standing.findings)
-    findings = list(dict.fromkeys([*refusing(standing.findings), *lacks]))
-    if not findings:
+def _troubled(ref: ObjectRef, findings: tuple[Finding, ...]) -> TroubledPolicy | None:
+    lacks = missing(findings)
+    told = list(dict.fromkeys([*refusing(findings), *lacks]))
+    if not told:
         return None
     return TroubledPolicy(
         *ref,
-        reason_of(findings[0]),
-        told_together(findings),
-        is_accepted(standing.findings),
+        reason_of(told[0]),
+        told_together(told),
+        is_accepted(findings),
         not lacks,
-        is_enforced(standing.findings),
+        is_enforced(findings),
     )
