@@ -117,6 +117,14 @@ def is_same(wanted: Iterable[Condition], shown: Iterable[Condition]) -> bool:
     return first == second
 
 
+def said_programmed(shown: Iterable[Condition], generation: int | None) -> bool:
+    """Whether a status said that all nodes have a generation."""
+    return any(
+        each.type == PROGRAMMED and each.status == "True" and each.observed_generation == generation
+        for each in shown
+    )
+
+
 def status_path(ref: ObjectRef) -> str:
     """Where an object's status is written."""
     collection = PATHS[ref.kind]

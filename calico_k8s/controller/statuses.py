@@ -37,12 +37,13 @@ from calico_k8s.controller.conditions import (
     conditions_of,
     is_same,
     missing,
+    said_programmed,
     status_document,
     status_path,
     timed,
 )
 from calico_k8s.controller.kube import KubeApi
-from calico_k8s.controller.reach import Count, Reach, RollCall
+from calico_k8s.controller.reach import GRACE_S, Count, Reach, RollCall
 from calico_k8s.controller.shown import read_shown
 from calico_k8s.controller.summary import SummaryKeeper
 from calico_k8s.datastore.store import Revision
@@ -62,6 +63,9 @@ CHECKS_PER_TICK = 250
 RETRY_S = 10.0
 REFUSED_S = 60.0
 """How soon an object is tried again whose status the API server would not have."""
+REFUSALS_MAX = 5
+"""After so many in a row a kind is left alone until its statuses are read again: its definition may have
+no status, as Calico's own, or there is no right to it."""
 READ_AGAIN_S = 600.0
 CLOSE_S = 0.5
 
@@ -93,6 +97,15 @@ class _Subject(msgspec.Struct):
     state: str = ""
 
 
+class _Kind(msgspec.Struct):
+    """What is known of a kind's statuses."""
+
+    read_s: float
+    """When they were read."""
+    refusals: int = 0
+    """Since the last that the API server took."""
+
+
 class PolicyStatuses:
     """One writer's term; ``on_result`` is told how each write went, ``on_states`` how many are how."""
 
@@ -121,8 +134,8 @@ class PolicyStatuses:
         self._round: Iterator[ObjectRef] = iter(())
         self.rounds = 0
         """How often all objects have been looked at."""
-        self._read: dict[str, float] = {}
-        """When the statuses of each kind were read."""
+        self._kinds: dict[str, _Kind] = {}
+        self._began_s = 0.0
         self._writes_left = 0
         self._paused_until_s = 0.0
         self._thread = threading.Thread(target=self._run, name="statuses", daemon=True)
@@ -156,6 +169,7 @@ class PolicyStatuses:
 
     def _run(self) -> None:
         roll = RollCall()
+        self._began_s = time.monotonic()
         while True:
             with self._news:
                 if self._news.wait_for(lambda: self._is_over, TICK_S):
@@ -219,11 +233,13 @@ class PolicyStatuses:
         self._enter(subject, _state(wanted))
         if ref.kind not in WITH_STATUS:
             return True
+        if now_s < self._paused_until_s:
+            return False
         try:
-            self._read_if_due(ref.kind, now_s)
-            if is_same(wanted, subject.shown):
+            kind = self._kind(ref.kind, now_s)
+            if is_same(wanted, subject.shown) or kind.refusals >= REFUSALS_MAX:
                 return True
-            if not self._writes_left or _is_held(subject, count, now_s):
+            if not self._writes_left or self._is_held(subject, count, now_s):
                 return False
             return self._write(ref, subject, wanted, now_s)
         except KubeUnavailable as error:
@@ -232,22 +248,37 @@ class PolicyStatuses:
             log.warning("statuses are not written", error=str(error))
             return False
 
-    def _read_if_due(self, kind: str, now_s: float) -> None:
-        """Raises: KubeUnavailable."""
-        if kind in self._read and now_s < self._read[kind] + READ_AGAIN_S:
-            return
+    def _kind(self, name: str, now_s: float) -> _Kind:
+        """What is known of a kind, read where it is time to.  Raises: KubeUnavailable."""
+        known = self._kinds.get(name)
+        if known is not None and now_s < known.read_s + READ_AGAIN_S:
+            return known
         try:
-            shown = read_shown(self._api, kind)
+            shown = read_shown(self._api, name)
         except KubeUnavailable:
             raise
         except KubeError as error:
-            log.warning("statuses are not read", kind=kind, error=str(error))
+            log.warning("statuses are not read", kind=name, error=str(error))
             shown = {}
-        self._read[kind] = now_s
         for ref, each in shown.items():
             subject = self._subjects.get(ref)
             if subject is not None and subject.told.standing.uid == each.uid:
                 subject.shown = each.conditions
+        self._kinds[name] = known = _Kind(now_s)
+        return known
+
+    def _is_held(self, subject: _Subject, count: Count | None, now_s: float) -> bool:
+        """Whether it is too early to say how it is."""
+        if now_s < subject.not_before_s:
+            return True
+        if count is not None and count.is_all:
+            return (
+                bool(missing(subject.told.standing.findings)) and now_s < subject.since_s + HOLD_S
+            )
+        generation = subject.told.standing.generation
+        if said_programmed(subject.shown, generation) and now_s < self._began_s + GRACE_S:
+            return True  # an agent that was replaced while the writer was: it has yet to tell
+        return now_s < subject.since_s + HOLD_S
 
     def _write(
         self, ref: ObjectRef, subject: _Subject, wanted: tuple[Condition, ...], now_s: float
@@ -263,10 +294,12 @@ class PolicyStatuses:
             raise
         except KubeError as error:  # gone, a definition without status, no right to
             subject.not_before_s = now_s + REFUSED_S
+            self._kinds[ref.kind].refusals += 1
             self._on_result("refused")
             log.info("status refused", object=str(ref), error=str(error))
             return True
         subject.shown = conditions
+        self._kinds[ref.kind].refusals = 0
         self._on_result("written")
         return True
 
@@ -276,14 +309,6 @@ class PolicyStatuses:
             self._states[subject.state] -= 1
             self._states[state] += 1
             subject.state = state
-
-
-def _is_held(subject: _Subject, count: Count | None, now_s: float) -> bool:
-    """Whether it is too early to say how it is."""
-    if now_s < subject.not_before_s:
-        return True
-    is_clear = count is not None and count.is_all and not missing(subject.told.standing.findings)
-    return not is_clear and now_s < subject.since_s + HOLD_S
 
 
 def _state(conditions: tuple[Condition, ...]) -> str:

@@ -1,5 +1,6 @@
 """Statuses at a real API server, by one writer in this process: how often, and what of others'."""
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -10,11 +11,13 @@ import msgspec
 import pytest
 
 from calico_k8s.controller import statuses
-from calico_k8s.controller.kube import connect
+from calico_k8s.controller.kube import KubeApi, connect
+from calico_k8s.controller.shown import Shown, read_shown
 from calico_k8s.controller.statuses import PolicyStatuses, Told
 from calico_k8s.controller.summary import SummaryKeeper
 from calico_k8s.datastore.factory import open_store
 from calico_k8s.datastore.store import Revision, Store
+from calico_k8s.errors import KubeUnavailable
 from calico_k8s.model.names import NodeName
 from calico_k8s.model.status import POLICIES_PATH, PolicySummary
 from calico_k8s.translate.findings import Code, ObjectRef, make_finding
@@ -184,6 +187,68 @@ def test_an_object_made_anew_and_one_that_is_gone_stop_nobody(
         behind = ", ".join(sorted(NODES)[:5])
         wait_for(says(objects, tier, f"on 0 of 1000 nodes, not on {behind} and 995 more"))
         assert shown(objects, tier)["Accepted"]["reason"] == "PolicyInvalid"
+
+
+def test_an_agent_replaced_beside_the_writer_flips_no_status(
+    objects: KubeObjects, store: Store, tier: ObjectRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statuses, "EVERY_S", 0.1)
+    nodes = Nodes(5)
+    with writing(objects, store, nodes) as (writer, _results):
+        writer.tell({tier: told(objects, tier, 5)})
+        wait_for(says(objects, tier, "on 1000 of 1000 nodes"))
+    replaced = min(NODES)
+    del nodes.told[replaced]
+    with writing(objects, store, nodes) as (writer, results):
+        writer.tell({tier: told(objects, tier, 5)})
+        wait_for(lambda: writer.rounds >= 3)
+        nodes.told[replaced] = Revision(5)
+        wait_for(lambda: writer.rounds >= 6)
+    assert not results
+    monkeypatch.setattr(statuses, "GRACE_S", 0.0)
+    del nodes.told[replaced]
+    with writing(objects, store, nodes) as (writer, _results):
+        writer.tell({tier: told(objects, tier, 5)})
+        wait_for(says(objects, tier, f"on 999 of 1000 nodes, not on {replaced}"))
+
+
+def test_a_kind_whose_definition_has_no_status_is_left_alone(
+    objects: KubeObjects, store: Store, tier: ObjectRef
+) -> None:
+    gone = [ObjectRef("Tier", "", f"gone{number:02}") for number in range(20)]
+    one = told(objects, tier, 5)
+    with writing(objects, store, Nodes(5)) as (writer, results):
+        writer.tell(dict.fromkeys(gone, one))
+        wait_for(lambda: results["refused"] == statuses.REFUSALS_MAX)
+        rounds = writer.rounds
+        wait_for(lambda: writer.rounds >= rounds + 3)
+    assert results == {"refused": statuses.REFUSALS_MAX}
+
+
+def test_an_api_server_that_is_away_is_asked_now_and_then(
+    objects: KubeObjects, store: Store, tier: ObjectRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statuses, "RETRY_S", 0.3)
+    away = threading.Event()
+    away.set()
+    asked: list[float] = []
+
+    def read_or_not(api: KubeApi, kind: str) -> Mapping[ObjectRef, Shown]:
+        asked.append(time.monotonic())
+        if away.is_set():
+            raise KubeUnavailable("away")
+        return read_shown(api, kind)
+
+    monkeypatch.setattr(statuses, "read_shown", read_or_not)
+    others = [ObjectRef("Tier", "", f"other{number}") for number in range(30)]
+    one = told(objects, tier, 5)
+    with writing(objects, store, Nodes(5)) as (writer, results):
+        writer.tell({tier: one, **dict.fromkeys(others, one)})
+        wait_for(lambda: results["delayed"] >= 3)
+        assert asked[2] - asked[0] >= 2 * 0.3 - 0.05, "not for each of them"
+        writer.tell(dict.fromkeys(others))
+        away.clear()
+        wait_for(says(objects, tier, "on 1000 of 1000 nodes"))
 
 
 def test_the_summary_names_what_is_in_trouble_and_forgets_what_is_gone(
