@@ -134,6 +134,9 @@ def test_a_change_is_told_and_our_own_writing_is_no_change(cluster: LiveCluster)
     wait_until(cluster, GUARD, Programmed=ALL)
     before = conditions(cluster, GUARD)
     apply(cluster, {**GUARD, "spec": {**GUARD["spec"], "order": 7}})
+    cluster.kube.kubectl("wait", "--for=condition=Programmed", "gnp/guard", "--timeout=60s")
+    assert got(cluster, GUARD)["metadata"]["generation"] == 2
+    assert conditions(cluster, GUARD)["Programmed"]["observedGeneration"] == 2
     apply(cluster, {**TIER, "spec": {"order": 101}})
     for each in EVERY_KIND:
         wait_until(cluster, each, Programmed=ALL)
