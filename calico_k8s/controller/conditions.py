@@ -6,8 +6,8 @@ Out: its conditions, and the document that a server-side apply sends.  Nothing i
 ==============  ======================================  ==========================================
 condition       True                                    False, and its reason
 ==============  ======================================  ==========================================
-Accepted        all of it is understood and in force    the finding's code: what it speaks of is
-                                                        closed, or, without its tier, not enforced
+Accepted        all of it is understood, and its tier   the finding's code: what it speaks of is
+                is there                                closed, or, without its tier, not enforced
 ResolvedRefs    all that it names is there              the finding's code: what names it matches
                                                         nothing until it comes
 Programmed      all nodes have this generation          NodesBehind, NotEnforced, NotStored;
@@ -67,7 +67,7 @@ def conditions_of(standing: Standing, count: Count | None) -> tuple[Condition, .
         return Condition(type_, status, reason, message, standing.generation)
 
     return (
-        _of_findings(condition, ACCEPTED, "all of it is in force", refusing(standing.findings)),
+        _of_findings(condition, ACCEPTED, "all of it is understood", refusing(standing.findings)),
         _of_findings(condition, RESOLVED, "all that it names is there", missing(standing.findings)),
         _programmed(condition, standing, count),
     )

@@ -1,7 +1,7 @@
 """Keeps the summary of policy objects that ``calico-k8s status`` reads as it should be.
 
-In: what was found wrong with each object.  Out: one key of the datastore, under the fence, written when it
-differs and no more often than :data:`EVERY_S`.  A store that is away is tried again.
+In: what was found wrong with each object.  Out: one key of the datastore, under the fence, written
+when it differs and no more often than :data:`EVERY_S`.  A store that is away is tried again.
 """
 
 from collections.abc import Callable

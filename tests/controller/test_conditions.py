@@ -33,7 +33,7 @@ def told(count: Count | None, *codes: Code) -> list[str]:
     ]
 
 
-ACCEPTED = "Accepted True Accepted: all of it is in force"
+ACCEPTED = "Accepted True Accepted: all of it is understood"
 RESOLVED = "ResolvedRefs True ResolvedRefs: all that it names is there"
 PROGRAMMED = "Programmed True Programmed: on 2 of 2 nodes"
 

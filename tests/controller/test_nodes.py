@@ -133,3 +133,21 @@ def test_nodes_are_counted_while_their_agents_tell(store: Store, reports: NodeRe
     store.transact([Delete(status_path(NODE)), Delete(endpoint_status_path(WEB))])
     wait(reports)
     assert dict(reports.nodes()) == {}
+
+
+def test_what_a_node_has_is_known_while_its_agent_tells_and_once_it_has_anything(
+    store: Store, clock: Clock
+) -> None:
+    begun = StoredStatus("n2", 1, 0.0, "waiting", 0, "nft", 0, 0, 0, 0.0)
+    tell_node(store, "in-sync")
+    store.transact([Put(status_path(NodeName("n2")), msgspec.json.encode(begun))])
+    with closing(NodeReports(store, clock)) as reports:
+        assert reports.revisions() is None, "not before all of them are heard"
+        reports.start()
+        give_up_s = time.monotonic() + 10
+        while reports.revisions() is None:
+            assert time.monotonic() < give_up_s
+        assert reports.revisions() == {NODE: 5}
+        store.transact([Delete(status_path(NODE))])
+        while reports.revisions():
+            assert time.monotonic() < give_up_s

@@ -19,8 +19,8 @@ from calico_k8s.datastore.store import Compare, Delete, Operation, Put, Revision
 from calico_k8s.errors import StoreConflict
 from calico_k8s.model import codec, keys
 from calico_k8s.model.addresses import parse_address
-from calico_k8s.model.names import EndpointId, NamespaceName, NodeName, ProfileId
-from calico_k8s.model.resources import Labels, Ready, Rules, Setting, Value, WorkloadEndpoint
+from calico_k8s.model.names import EndpointId, NamespaceName, NodeName, ProfileId, TierName
+from calico_k8s.model.resources import Labels, Ready, Rules, Setting, Tier, Value, WorkloadEndpoint
 
 Items = dict[keys.Key, Value]
 PROFILE = ProfileId("namespace.shop")
@@ -141,6 +141,26 @@ def test_a_value_that_no_store_takes_closes_its_own_and_lets_the_others_through(
     assert stored(store).items() >= endpoints(2).items()
     assert reconciler.write({labels: Labels({"a": "c"})}, set()).too_large == ()
     assert stored(store)[labels] == Labels({"a": "c"})
+
+
+def test_the_revision_that_has_a_policy_is_known_to_its_writer_and_to_the_next(
+    store: Store,
+) -> None:
+    tier, other = keys.TierKey(TierName("a")), keys.TierKey(TierName("b"))
+    first = Reconciler(store)
+    written = first.sync({tier: Tier(TierName("a"))})
+    assert first.revision([tier]) == written.revision
+    assert first.revision([tier, other]) is None, "one is not stored"
+    later = first.write({other: Tier(TierName("b"))}, set()).revision
+    assert (first.revision([tier]), first.revision([tier, other])) == (written.revision, later)
+    first.write({other: Tier(TierName("b"))}, set())
+    assert first.revision([tier, other]) == later, "nothing differed"
+    second = Reconciler(store)
+    second.sync({tier: Tier(TierName("a")), other: Tier(TierName("b"))})
+    assert (second.revision([tier]), second.revision([other])) == (written.revision, later)
+    second.write({}, {other})
+    assert second.revision([other]) is None
+    assert second.revision([]) is None
 
 
 @pytest.mark.parametrize(
