@@ -115,9 +115,13 @@ class _TcpExchange:
         self._close()
 
     def _send(self) -> None:
-        if self._probe.src_port:
-            self._close()  # one port can have one connection to a destination
+        if self._probe.src_port:  # one port can have one connection to a destination
+            if any(map(_is_open, self._attempts)):
+                return  # and it has it: that is told soon
+            self._close()
         attempt = self._sources.open(self._probe)
+        # Also before it is known to be open: a port in TIME_WAIT could not be asked from again.
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self._attempts.append(attempt)
         sent_s = time.monotonic()
         code = attempt.connect_ex((self._probe.address, self._probe.port))
@@ -132,7 +136,6 @@ class _TcpExchange:
             self._fail(code)
             return
         self._is_connected = True
-        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         try:
             attempt.send(_ASK)
         except OSError as error:
@@ -243,6 +246,15 @@ class _DatagramExchange:
     def _close(self) -> None:
         self._loop.unwatch(self._source)
         self._source.close()
+
+
+def _is_open(attempt: socket.socket) -> bool:
+    """Whether a connection is there, whoever has noticed."""
+    try:
+        attempt.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def _report_unreachable(source: socket.socket) -> None:

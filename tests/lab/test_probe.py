@@ -2,16 +2,18 @@
 
 import subprocess
 from collections.abc import Iterator
+from queue import Queue
 
 import msgspec
 import pytest
 
 from calico_k8s.errors import InputError, KernelError, UnavailableError
 from calico_k8s.lab.cluster import Cluster, cluster_up
+from calico_k8s.lab.exchange import _TcpExchange, ask
 from calico_k8s.lab.netns import entered
 from calico_k8s.lab.plan import Place, PodId, PodNetwork, place_of
-from calico_k8s.lab.probe import Prober, _in_flight_max
-from calico_k8s.lab.question import Outcome, Probe
+from calico_k8s.lab.probe import QUICK, Prober, _in_flight_max
+from calico_k8s.lab.question import Answer, Outcome, Probe
 from calico_k8s.model.addresses import Address, address_version
 from calico_k8s.model.names import NodeName
 from calico_k8s.model.resources import ICMP, ICMPV6, Action
@@ -227,6 +229,22 @@ def test_a_page_is_served_to_whoever_asks_for_one(cluster: Cluster, prober: Prob
         text=True,
     )
     assert page.stdout.strip() == "default/p1"
+
+
+def test_a_connection_from_a_port_of_ones_own_that_is_seen_late_still_counts(
+    prober: Prober,
+) -> None:
+    """It was closed to ask again, and its port, in TIME_WAIT, could not be asked from."""
+    answers: Queue[Answer] = Queue()
+    probe = Probe(Place("default/p0"), pod(1, 1).addresses[0], 80, TCP, src_port=45678)
+
+    def ask_twice() -> None:  # in one turn, so that what the first brought is not seen between
+        exchange = ask(prober._sources, prober._loop, probe, QUICK, answers.put)
+        assert isinstance(exchange, _TcpExchange)
+        exchange._send()
+
+    prober._loop.call(ask_twice)
+    assert answers.get(timeout=30).outcome is Outcome.ANSWERED
 
 
 def test_no_questions_have_no_answers(prober: Prober) -> None:
