@@ -14,6 +14,14 @@ import msgspec
 
 from calico_k8s.errors import InputError
 from calico_k8s.model.addresses import Net, parse_net
+from calico_k8s.model.failsafes import (
+    DEFAULT_INBOUND,
+    DEFAULT_OUTBOUND,
+    INBOUND_SETTING,
+    OUTBOUND_SETTING,
+    Failsafes,
+    parse_failsafes,
+)
 from calico_k8s.render.settings import DEFAULT_MARK_MASK
 
 ENVIRONMENT_PREFIX = "CALICO_K8S_"
@@ -35,6 +43,9 @@ class Config(msgspec.Struct, frozen=True):
     invalid_action: Literal["drop", "allow"] = "drop"
     workload_interfaces: tuple[str, ...] = ()
     pod_cidr: tuple[Net, ...] = ()
+    auto_host_endpoints: bool = False
+    failsafe_inbound_ports: Failsafes = parse_failsafes(DEFAULT_INBOUND)
+    failsafe_outbound_ports: Failsafes = parse_failsafes(DEFAULT_OUTBOUND)
     cut_connections: bool = True
     denials: bool = False
     resync_interval_s: float = 90.0
@@ -126,6 +137,9 @@ OPTIONS = (
     Option("invalid-action", _choice("drop", "allow"), "packets conntrack calls invalid"),
     Option("workload-interfaces", _names, "host-side pod interfaces, as in cali*,veth*"),
     Option("pod-cidr", _nets, "this node's own pod nets, in place of its spec.podCIDRs"),
+    Option("auto-host-endpoints", _switch, "a host endpoint for each node, open but for policy"),
+    Option(INBOUND_SETTING, parse_failsafes, "ports of the node that no policy closes, or none"),
+    Option(OUTBOUND_SETTING, parse_failsafes, "ports the node always reaches, or none"),
     Option("cut-connections", _switch, "end live connections of flows that become denied"),
     Option("denials", _switch, "tell which rule denied a packet; while off, no rule is for it"),
     Option("resync-interval-s", _seconds, "how often the kernel is compared whole"),

@@ -35,6 +35,8 @@ from calico_k8s.model.resources import (
     Action,
     Direction,
     EntityMatch,
+    HostEndpoint,
+    HostHook,
     IcmpMatch,
     Labels,
     NamedPort,
@@ -90,7 +92,7 @@ PROFILES = tuple(map(ProfileId, ("pa", "pb", "pc", "pd")))
 TAGS = tuple(map(TagName, ("ta", "tb")))
 TIERS = tuple(map(TierName, ("first", "default", "last")))
 NETSETS = tuple(map(NetsetName, ("sa", "sb")))
-SETTINGS = ("pod-to-host-action", "log-level")
+SETTINGS = ("pod-to-host-action", "failsafe-inbound-ports", "log-level")
 SELECTORS = tuple(
     SelectorText(grammar.print_selector(grammar.parse_selector(text)))
     for text in (
@@ -216,6 +218,26 @@ def endpoints(draw: st.DrawFn, identity: EndpointId) -> WorkloadEndpoint:
     )
 
 
+HOST_NAMES = ("ha", "hb", "hc")
+UPLINK, OTHER_LINK = "eth0", "eth1"
+_expected = tuple(map(Address, ("192.168.0.1", "fd00:1::1", "10.0.0.3", "192.168.9.9")))
+
+
+def host_endpoints(key: keys.HostEndpointKey) -> st.SearchStrategy[HostEndpoint]:
+    """A host endpoint that lives at this key; some expect a pod's address, or none."""
+    return st.builds(
+        HostEndpoint,
+        node=st.just(key.node),
+        name=st.just(key.name),
+        interface=st.sampled_from((UPLINK, UPLINK, OTHER_LINK, "*", "")),
+        expected_ips=some(st.sampled_from(_expected), 0, 1, 1, 2, unique=True),
+        labels=label_maps,
+        named_ports=some(named_ports, 0, 0, 1, unique=True),
+        profiles=some(st.sampled_from(PROFILES), 0, 1, 1, 2, unique=True),
+        created=st.sampled_from((0.0, 1.0)),
+    )
+
+
 profile_rules = st.builds(Rules, rule_tuples, rule_tuples, st.none() | origins)
 profile_tags = st.builds(
     Tags, st.lists(st.sampled_from(TAGS), unique=True).map(lambda tags: tuple(sorted(tags)))
@@ -245,6 +267,7 @@ def policies(key: keys.PolicyKey) -> st.SearchStrategy[Policy]:
         ingress=rule_tuples,
         egress=rule_tuples,
         staged=st.sampled_from((False, False, False, True)),
+        host_hook=st.sampled_from((HostHook.LOCAL, HostHook.FORWARDED, *HostHook)),
     )
 
 
@@ -261,11 +284,13 @@ policy_keys = st.builds(
 setting_keys = st.builds(keys.SettingKey, st.none() | any_node, st.sampled_from(SETTINGS))
 
 _endpoint_keys = endpoint_ids.map(keys.EndpointKey)
+_host_keys = st.builds(keys.HostEndpointKey, any_node, st.sampled_from(HOST_NAMES))
 _profiles = st.sampled_from(PROFILES)
 all_keys: st.SearchStrategy[Key] = st.one_of(
     _endpoint_keys,
     _endpoint_keys,
     _endpoint_keys,
+    _host_keys,
     _profiles.map(keys.ProfileRulesKey),
     _profiles.map(keys.ProfileRulesKey),
     _profiles.map(keys.ProfileTagsKey),
@@ -285,6 +310,8 @@ def values(key: Key) -> st.SearchStrategy[Value]:  # noqa: C901 - one arm for ea
     match key:
         case keys.EndpointKey(identity):
             return endpoints(identity)
+        case keys.HostEndpointKey():
+            return host_endpoints(key)
         case keys.ProfileRulesKey():
             return profile_rules
         case keys.ProfileTagsKey():
@@ -301,6 +328,8 @@ def values(key: Key) -> st.SearchStrategy[Value]:  # noqa: C901 - one arm for ea
             return st.just(Node(node, NODE_ADDRESSES[node]))
         case keys.SettingKey(_, "pod-to-host-action"):
             return st.sampled_from(("accept", "drop", "return")).map(Setting)
+        case keys.SettingKey(_, "failsafe-inbound-ports"):
+            return st.sampled_from(("none", "tcp:80", "udp:192.168.0.0/24:53", "?")).map(Setting)
         case keys.SettingKey():
             return st.sampled_from(("info", "debug")).map(Setting)
         case keys.ReadyKey():
@@ -322,6 +351,7 @@ _CORE: tuple[Key, ...] = (
             (NODES[1], "nb", "q"),
         )
     ),
+    *(keys.HostEndpointKey(NODES[0], name) for name in HOST_NAMES[:2]),
     *map(keys.ProfileRulesKey, PROFILES[:2]),
     *map(keys.ProfileTagsKey, PROFILES[:2]),
     *map(keys.ProfileLabelsKey, PROFILES[:2]),

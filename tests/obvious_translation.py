@@ -26,6 +26,12 @@ from calico_k8s.translate.cluster_network_policies import (
     read_cluster_network_policy,
 )
 from calico_k8s.translate.findings import Name, ObjectRef
+from calico_k8s.translate.host_endpoints import (
+    ALLOW_ALL_PROFILE,
+    allow_all_rules,
+    auto_host_endpoint,
+    read_host_endpoint,
+)
 from calico_k8s.translate.labels import SERVICE_ACCOUNT_PREFIX, inherited_labels
 from calico_k8s.translate.namespaces import TranslateSettings, read_namespace, unknown_namespace
 from calico_k8s.translate.network_policies import read_network_policy
@@ -47,9 +53,14 @@ def translate(state: State, settings: TranslateSettings) -> Items:
     readings = (read_pod(pod, settings).workload for pod in _all(state, objects.Pod).values())
     workloads = [workload for workload in readings if workload is not None]
     items: Items = {}
+    if settings.auto_host_endpoints:
+        items[keys.ProfileRulesKey(ALLOW_ALL_PROFILE)] = allow_all_rules()
     for node in _all(state, objects.Node).values():
         record, _findings = read_node(node)
         items[keys.NodeKey(record.name)] = record
+        if settings.auto_host_endpoints:
+            made = auto_host_endpoint(record)
+            items[keys.HostEndpointKey(made.node, made.name)] = made
     for workload in workloads:
         services = [ProfileId(f"service.{name}") for name in _services_of(state, workload)]
         profiles = (workload.first_profile, *sorted(services), *workload.last_profiles)
@@ -133,6 +144,8 @@ def _reading(state: State, value: KubeObject) -> Reading | None:
             return read_tier(value)
         case objects.CalicoProfile():
             return read_profile(value, lambda name: _ports_of(state, name))
+        case objects.CalicoHostEndpoint():
+            return read_host_endpoint(value)
         case objects.GlobalNetworkSet() | objects.CalicoNetworkSet():
             namespace = state.get(ObjectRef("Namespace", "", value.metadata.namespace or ""))
             labels = namespace.metadata.labels if namespace is not None else None

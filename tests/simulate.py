@@ -8,6 +8,7 @@ What it stands for is iptables: a chain's rules in order, ``goto`` does not come
 chain returns, ``ACCEPT`` ends one table's hook and ``DROP`` everything.  Other programs' rules are
 only a policy, :attr:`Kernel.policy`.  That a real kernel agrees is tests/kernel's business.
 """
+# long: one reading of the few words that rules of ours have, best kept together
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -57,6 +58,8 @@ class Packet:
     is_reply: bool = False
     mark: int = 0
     connmark: int = 0
+    meant: tuple[Address, int] | None = None
+    """The address and port that the sender meant, where DNAT made others of them."""
 
     @property
     def version(self) -> Version:
@@ -154,15 +157,19 @@ class Kernel:
 
     def forward(self, packet: Packet) -> Outcome:
         """A packet that passes through."""
-        return self._pass(packet, (("mangle", "FORWARD"), ("filter", "FORWARD")))
+        return self._pass(
+            packet, (*_ARRIVING, ("mangle", "FORWARD"), ("filter", "FORWARD"), _LEAVING)
+        )
 
     def to_host(self, packet: Packet) -> Outcome:
         """A packet for this machine."""
-        return self._pass(packet, (("mangle", "INPUT"), ("filter", "INPUT")))
+        return self._pass(packet, (*_ARRIVING, ("mangle", "INPUT"), ("filter", "INPUT")))
 
     def from_host(self, packet: Packet) -> Outcome:
         """A packet that this machine sends."""
-        return self._pass(packet, (("mangle", "OUTPUT"), ("filter", "OUTPUT")))
+        return self._pass(
+            packet, (("raw", "OUTPUT"), ("mangle", "OUTPUT"), ("filter", "OUTPUT"), _LEAVING)
+        )
 
     def _pass(self, packet: Packet, hooks: Iterable[tuple[TableName, HookName]]) -> Outcome:
         outcome = Outcome(is_accepted=True, mark=packet.mark)
@@ -171,17 +178,33 @@ class Kernel:
             for table in self.tables:
                 if (table.name, table.version) != (table_name, packet.version):
                     continue
-                walk = _Walk(self, table, packet, outcome)
+                walk = _Walk(self, table, _as_seen(packet, hook), outcome)
                 verdict = walk.through_hook(hook)
-                packet = walk.packet
+                packet = replace(packet, mark=walk.packet.mark, state=walk.packet.state)
                 outcome.mark = packet.mark
-                before = verdict
+                before = before if hook == "POSTROUTING" else verdict
                 if verdict is Verdict.DROP:
                     outcome.is_accepted, outcome.is_ours = False, True
                     return outcome
         outcome.is_ours = before is Verdict.ACCEPT
         outcome.is_accepted = outcome.is_ours or self.policy is Verdict.ACCEPT
         return outcome
+
+
+Place = tuple[TableName, HookName]
+_ARRIVING: tuple[Place, ...] = (("raw", "PREROUTING"), ("mangle", "PREROUTING"))
+_LEAVING: Place = ("mangle", "POSTROUTING")
+
+
+def _as_seen(packet: Packet, hook: HookName) -> Packet:
+    """Interfaces and addresses as a hook sees them: no way out before routing, DNAT after."""
+    if hook in ("OUTPUT", "POSTROUTING"):
+        return replace(packet, in_interface="")
+    if hook == "FORWARD":
+        return packet
+    if hook == "PREROUTING" and packet.meant is not None:
+        packet = replace(packet, dst=packet.meant[0], dport=packet.meant[1])
+    return replace(packet, out_interface="")
 
 
 class _Walk:
@@ -290,6 +313,9 @@ def _parse_target(tests: tuple[Test, ...], option: str, words: _Words) -> Parsed
         )
     if target == "SET":
         return ParsedRule(tests, change=_parse_map(words))
+    if target == "CT":
+        _expect(words, "--notrack")
+        return ParsedRule(tests, change=lambda _, packet: replace(packet, state="UNTRACKED"))
     if target in _TELLING:
         _skip(words, _TELLING[target])
         return ParsedRule(tests)

@@ -18,6 +18,8 @@ from calico_k8s.model.resources import (
     Action,
     Direction,
     EntityMatch,
+    HostEndpoint,
+    HostHook,
     Node,
     Origin,
     Policy,
@@ -223,10 +225,22 @@ def ruled(profile: int, *ingress: Rule, egress: bool = True) -> tuple[Key, Value
     return keys.ProfileRulesKey(PROFILES[profile]), Rules(ingress, allow if egress else ())
 
 
-def passing(who: EntityMatch) -> tuple[Key, Value]:
+def passing(who: EntityMatch, hook: HostHook = HostHook.LOCAL) -> tuple[Key, Value]:
+    """A policy of every pod; with another hook, of the host endpoint alone."""
     rule = Rule(Action.PASS, Origin("Pod"), src=who)
-    policy = Policy(_TIERED.policy, TIERS[0], SELECTORS[0], (Direction.INGRESS,), ingress=(rule,))
+    policy = Policy(
+        _TIERED.policy,
+        TIERS[0],
+        SELECTORS[0] if hook is HostHook.LOCAL else SELECTORS[1],
+        (Direction.INGRESS,),
+        ingress=(rule,),
+        host_hook=hook,
+    )
     return _TIERED, policy
+
+
+def every_interface() -> tuple[Key, Value]:
+    return keys.HostEndpointKey(NODE, "every"), HostEndpoint(NODE, "every", "*", labels={"a": "x"})
 
 
 def host(action: str) -> tuple[Key, Value]:
@@ -244,6 +258,14 @@ SERVER = (HERE, PEERS[0], PROFILES[:1])
 CLIENT = (LOCAL[1], PEERS[1], PROFILES[1:3])
 
 NAMED: Mapping[str, tuple[World, World]] = {
+    **{
+        f"a host endpoint's pass rule asks for {one} and not for {other}, and the peer has both": (
+            world(*PODS, a=OPEN, b=tagged(TA, TB), c=passes, d=every_interface()),
+            world(*PODS, a=OPEN, b=tagged(), c=passes, d=every_interface()),
+        )
+        for one, other in ((TA, TB), (TB, TA))
+        for passes in (passing(EntityMatch(tag=one, not_tag=other), HostHook.FORWARDED),)
+    },
     **{
         f"a pass rule asks for {one} and not for {other}, and the peer has both or none": (
             world(*PODS, a=OPEN, b=tagged(TA, TB), c=passing(EntityMatch(tag=one, not_tag=other))),

@@ -10,6 +10,7 @@ between could allow what neither the old nor the new state does; with one, and n
 it that grow first and shrink last, every state between gives the old verdict, the new, or deny.
 """
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Literal, NamedTuple, NewType
 
@@ -20,6 +21,8 @@ from calico_k8s.model.names import EndpointId, TierName
 from calico_k8s.model.resources import (
     Action,
     Direction,
+    HostEndpoint,
+    HostHook,
     IcmpMatch,
     Origin,
     PortRange,
@@ -106,6 +109,18 @@ class ResolvedRule(msgspec.Struct, frozen=True, omit_defaults=True):
     dst_not_nets: tuple[Net, ...] = ()
     dst_ports: tuple[PortRange, ...] = ()
     dst_not_ports: tuple[PortRange, ...] = ()
+    own_ipset: Ipset | None = None
+    """What the other end of ``peer`` is asked: only of host endpoints, whose packets may have any
+    address at either end."""
+    own_not_ipsets: tuple[Ipset, ...] = ()
+
+    def ipsets(self) -> Iterator[Ipset]:
+        """Every set that it asks."""
+        for asked in (self.peer_ipset, self.own_ipset):
+            if asked is not None:
+                yield asked
+        yield from self.peer_not_ipsets
+        yield from self.own_not_ipsets
 
 
 class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -114,7 +129,8 @@ class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
     tier: TierName | None
     rules: tuple[ResolvedRule, ...]
     end: Literal[Action.DENY, Action.PASS]
-    """What becomes of a flow that no rule decided.  The last stage of a group never passes."""
+    """What becomes of a flow that no rule decided.  The last stage of a group never passes, unless
+    it is one of a host endpoint that has not to decide."""
     end_origin: Origin
 
 
@@ -125,6 +141,8 @@ class Group(msgspec.Struct, frozen=True):
     direction: Direction
     stages: tuple[Stage, ...]
     """Tiers in order; the last is the profiles'."""
+    hook: HostHook | None = None
+    """Where host endpoints ask it; None: it is one of pods."""
 
 
 class LocalEndpoint(msgspec.Struct, frozen=True):
@@ -134,6 +152,21 @@ class LocalEndpoint(msgspec.Struct, frozen=True):
     addresses: tuple[Address, ...]
     ingress: GroupId
     egress: GroupId
+
+
+class HostGroup(NamedTuple):
+    """What a host endpoint says of packets of one direction at one of its hooks."""
+
+    hook: HostHook
+    direction: Direction
+    group: GroupId
+
+
+class LocalHostEndpoint(msgspec.Struct, frozen=True):
+    """A host endpoint of this node; a hook without a group decides nothing."""
+
+    endpoint: HostEndpoint
+    groups: tuple[HostGroup, ...]
 
 
 class Deltas(msgspec.Struct):
@@ -151,6 +184,8 @@ class Deltas(msgspec.Struct):
     groups_removed: set[GroupId] = msgspec.field(default_factory=set)
     endpoints_updated: dict[EndpointId, LocalEndpoint] = msgspec.field(default_factory=dict)
     endpoints_removed: set[EndpointId] = msgspec.field(default_factory=set)
+    hosts_updated: dict[EndpointId, LocalHostEndpoint] = msgspec.field(default_factory=dict)
+    hosts_removed: set[EndpointId] = msgspec.field(default_factory=set)
     settings_changed: bool = False
     """Whether a setting that this node sees, or the node's own record, has changed."""
 

@@ -19,7 +19,15 @@ sets that no group has asked before are filled then.
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
-from calico_k8s.calc.deltas import Deltas, Group, GroupId, IpsetId, LocalEndpoint, Member
+from calico_k8s.calc.deltas import (
+    Deltas,
+    Group,
+    GroupId,
+    IpsetId,
+    LocalEndpoint,
+    LocalHostEndpoint,
+    Member,
+)
 from calico_k8s.calc.members import ActiveSet, Members
 from calico_k8s.calc.netsets import Netsets
 from calico_k8s.calc.peers import Peers, put
@@ -27,8 +35,9 @@ from calico_k8s.calc.placement import Placement
 from calico_k8s.calc.rulebook import Rulebook
 from calico_k8s.model import keys
 from calico_k8s.model.addresses import Address
-from calico_k8s.model.names import EndpointId, NetsetName, NodeName, ProfileId
+from calico_k8s.model.names import HOST_NAMESPACE, EndpointId, NetsetName, NodeName, ProfileId
 from calico_k8s.model.resources import (
+    HostEndpoint,
     Labels,
     NetworkSet,
     Node,
@@ -82,6 +91,11 @@ class Graph:
         return self._placement.endpoints
 
     @property
+    def hosts(self) -> Mapping[EndpointId, LocalHostEndpoint]:
+        """The host endpoints of this node."""
+        return self._placement.hosts
+
+    @property
     def endpoint_count(self) -> int:
         """How many endpoints the cluster has."""
         return len(self._peers)
@@ -132,6 +146,8 @@ class Graph:
                 self._update_endpoint(
                     endpoint, value if isinstance(value, WorkloadEndpoint) else None
                 )
+            case keys.HostEndpointKey():
+                self._update_host(key, value if isinstance(value, HostEndpoint) else None)
             case keys.ProfileTagsKey(profile):
                 tags = value if isinstance(value, Tags) else None
                 self._members.change_endpoints(self._peers.update_tags(profile, tags))
@@ -196,13 +212,16 @@ class Graph:
     def state(self) -> Deltas:
         """The last flushed state whole, as the difference from nothing."""
         endpoints = self._placement.endpoints
+        hosts = self._placement.hosts
         groups = {name for e in endpoints.values() for name in (e.ingress, e.egress)}
+        groups |= {asked.group for host in hosts.values() for asked in host.groups}
         sets = {name: self._members.get(name) for name in self._members.ids()}
         return Deltas(
             ipsets_created={name: active.ipset for name, active in sets.items()},
             members_added={name: set(active.members()) for name, active in sets.items()},
             groups_updated={name: self._placement.group(name) for name in groups},
             endpoints_updated=dict(endpoints),
+            hosts_updated=dict(hosts),
         )
 
     def _update_endpoint(self, endpoint: EndpointId, value: WorkloadEndpoint | None) -> None:
@@ -211,6 +230,14 @@ class Graph:
         for touched in changes:
             if touched.node == self._node:
                 self._placement.touch_endpoint(touched)
+
+    def _update_host(self, key: keys.HostEndpointKey, value: HostEndpoint | None) -> None:
+        endpoint = EndpointId(key.node, HOST_NAMESPACE, key.name)
+        if value is not None and value.id != endpoint:
+            value = None
+        self._update_endpoint(endpoint, value.as_peer() if value is not None else None)
+        if endpoint.node == self._node:
+            self._placement.touch_host(endpoint, value)
 
     def _update_netset(self, name: NetsetName, value: NetworkSet | None) -> None:
         selectors = self._netsets.update(name, value)

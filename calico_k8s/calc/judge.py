@@ -67,7 +67,14 @@ def judge_local(graph: Graph, flow: Flow, pod_to_host: str | None = None) -> Loc
 
 
 def judge_group(group: Group, flow: Flow, holds: Holds) -> Decided:
-    """What a group says of a new flow."""
+    """What a group of pods says of a new flow."""
+    decided = judge_hook_group(group, flow, holds)
+    assert decided is not None, "the last stage of a group of pods never passes"
+    return decided
+
+
+def judge_hook_group(group: Group, flow: Flow, holds: Holds) -> Decided | None:
+    """What any group says of a new flow; None: a host endpoint's that has not to decide."""
     for stage in group.stages:
         action: Action = stage.end
         origin = stage.end_origin
@@ -78,14 +85,14 @@ def judge_group(group: Group, flow: Flow, holds: Holds) -> Decided:
         if action is not Action.PASS:
             allows = action is Action.ALLOW
             return Decided(Action.ALLOW if allows else Action.DENY, origin)
-    raise AssertionError("the last stage of a group never passes")
+    return None
 
 
 def rule_holds(rule: ResolvedRule, direction: Direction, flow: Flow, holds: Holds) -> bool:
     """Whether every criterion of the rule holds for the flow."""
-    is_ingress = direction is Direction.INGRESS
-    address, port = (flow.src, flow.src_port) if is_ingress else (flow.dst, flow.dst_port)
-    peer = (address, flow.protocol, port)
+    src = (flow.src, flow.protocol, flow.src_port)
+    dst = (flow.dst, flow.protocol, flow.dst_port)
+    peer, own = (src, dst) if direction is Direction.INGRESS else (dst, src)
     return (
         rule.ip_version in (None, address_version(flow.src))
         and rule.protocol in (None, flow.protocol)
@@ -98,6 +105,8 @@ def rule_holds(rule: ResolvedRule, direction: Direction, flow: Flow, holds: Hold
         and _port_holds(rule.dst_ports, rule.dst_not_ports, flow.dst_port)
         and (rule.peer_ipset is None or holds(rule.peer_ipset.id, *peer))
         and not any(holds(ipset.id, *peer) for ipset in rule.peer_not_ipsets)
+        and (rule.own_ipset is None or holds(rule.own_ipset.id, *own))
+        and not any(holds(ipset.id, *own) for ipset in rule.own_not_ipsets)
     )
 
 

@@ -7,7 +7,7 @@ the newest goes, the one before takes the address back.
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.names import EndpointId
 
-Claim = tuple[float, str, EndpointId]
+Claim = tuple[bool, float, str, EndpointId]
 """:func:`~calico_k8s.policy.snapshot.claim` of an endpoint: the greatest owns."""
 
 
@@ -23,7 +23,7 @@ class Owners:
     def owner(self, address: Address) -> EndpointId | None:
         """The owner of an address; None where no endpoint claims it."""
         claim = self._claims.get(address)
-        return None if claim is None else claim[2]
+        return None if claim is None else claim[3]
 
     def owned(self, endpoint: EndpointId, addresses: tuple[Address, ...]) -> tuple[Address, ...]:
         """Those of the addresses that an endpoint owns now, sorted; as few objects as can be."""
@@ -50,7 +50,7 @@ class Owners:
             current = self.owner(address)
             if current != previous:
                 touched.update(i for i in (previous, current) if i is not None)
-        touched.discard(new[2])
+        touched.discard(new[3])
         return touched
 
     def _take(self, address: Address, new: Claim) -> None:
@@ -65,7 +65,7 @@ class Owners:
         claim = self._claims.get(address)
         if claim is None:
             return
-        left = [c for c in (*self._lesser.pop(address, ()), claim) if c[2] != old[2]]
+        left = [c for c in (*self._lesser.pop(address, ()), claim) if c[3] != old[3]]
         if left:
             self._claims[address] = left.pop()
         else:

@@ -143,7 +143,7 @@ class Peers:
             () if old is None else old.claimed,
             () if new is None else new.addresses,
             None if old is None else old.claim,
-            (0.0, "", endpoint) if new is None else claim(new),
+            (False, 0.0, "", endpoint) if new is None else claim(new),
         )
         before |= {other: self._view(other) for other in touched}
         self._put_peer(endpoint, old, new)

@@ -10,18 +10,28 @@ nothing but its own place.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import NamedTuple
 
-from calico_k8s.calc.deltas import Deltas, Group, GroupId, Ipset, IpsetId, LocalEndpoint
+from calico_k8s.calc.deltas import (
+    Deltas,
+    Group,
+    GroupId,
+    HostGroup,
+    Ipset,
+    IpsetId,
+    LocalEndpoint,
+    LocalHostEndpoint,
+)
 from calico_k8s.calc.expressions import Expression
 from calico_k8s.calc.groups import Builder, BuiltGroup, Recipe, answer_all, group_id
 from calico_k8s.calc.local import LocalEnd
 from calico_k8s.calc.netsets import Netsets
-from calico_k8s.calc.peers import Peers, Traits
+from calico_k8s.calc.peers import Peers, Traits, put
 from calico_k8s.calc.rulebook import Rulebook
 from calico_k8s.model.keys import Key
 from calico_k8s.model.names import EndpointId
-from calico_k8s.model.resources import Direction
+from calico_k8s.model.resources import Direction, HostEndpoint, HostHook
 
 
 class AskedSets(NamedTuple):
@@ -51,6 +61,8 @@ class Placement:
         self._recipes: dict[GroupId, Recipe] = {}
         self._built: dict[GroupId, BuiltGroup] = {}
         self._endpoints: dict[EndpointId, LocalEndpoint] = {}
+        self._host_values: dict[EndpointId, HostEndpoint] = {}
+        self._hosts: dict[EndpointId, LocalHostEndpoint] = {}
         self._group_uses: Counter[GroupId] = Counter()
         self._set_uses: Counter[IpsetId] = Counter()
         self._touched_endpoints: set[EndpointId] = set()
@@ -61,6 +73,11 @@ class Placement:
     def endpoints(self) -> Mapping[EndpointId, LocalEndpoint]:
         """Local endpoints as of the last flush."""
         return self._endpoints
+
+    @property
+    def hosts(self) -> Mapping[EndpointId, LocalHostEndpoint]:
+        """Local host endpoints as of the last flush."""
+        return self._hosts
 
     def group(self, identity: GroupId) -> Group:
         """A group of the last flush."""
@@ -87,6 +104,11 @@ class Placement:
         if old is not None:
             self._leave(endpoint, old)
 
+    def touch_host(self, endpoint: EndpointId, value: HostEndpoint | None) -> None:
+        """Follow a host endpoint of this node; peers know it already."""
+        put(self._host_values, endpoint, value)
+        self.touch_endpoint(endpoint)
+
     def touch_labels(self, touched: Iterable[Traits]) -> None:
         """Follow traits, local or not, whose labels or tags may be others."""
         for traits in touched:
@@ -110,6 +132,9 @@ class Placement:
             self._touched_endpoints |= self._endpoints_by_traits.get(traits, set())
         reached: set[GroupId] = set()
         for endpoint in self._touched_endpoints:
+            if endpoint.is_host:
+                reached |= self._publish_host(endpoint, deltas)
+                continue
             new = self._place(endpoint)
             self._publish(endpoint, new, deltas)
             if new is not None:
@@ -167,6 +192,34 @@ class Placement:
             self._group_uses.update((new.ingress, new.egress))
             self._endpoints[endpoint] = new
             deltas.endpoints_updated[endpoint] = new
+
+    def _publish_host(self, endpoint: EndpointId, deltas: Deltas) -> set[GroupId]:
+        """Place a host endpoint, and say so; its groups.  A node has few: nothing is kept."""
+        old, new = self._hosts.pop(endpoint, None), self._place_host(endpoint)
+        if old is not None:
+            self._group_uses.subtract(asked.group for asked in old.groups)
+        if new is None:
+            deltas.hosts_removed |= {endpoint} if old is not None else set()
+            return set()
+        self._group_uses.update(asked.group for asked in new.groups)
+        self._hosts[endpoint] = new
+        if new != old:
+            deltas.hosts_updated[endpoint] = new
+        return {asked.group for asked in new.groups}
+
+    def _place_host(self, endpoint: EndpointId) -> LocalHostEndpoint | None:
+        traits, value = self._traits.get(endpoint), self._host_values.get(endpoint)
+        if traits is None or value is None:
+            return None
+        groups: list[HostGroup] = []
+        for hook, direction in product(HostHook, Direction):
+            outline = self._rulebook.host_outline(traits, direction, hook)
+            if outline is not None:
+                recipe = Recipe(outline, (), hook)
+                identity = group_id(recipe)
+                self._recipes[identity] = recipe
+                groups.append(HostGroup(hook, direction, identity))
+        return LocalHostEndpoint(value, tuple(groups))
 
     def _build(self, reached: set[GroupId], deltas: Deltas) -> AskedSets:
         builder = Builder(self._rulebook)

@@ -7,6 +7,8 @@ most one set positively, and the expressions of the sets that they ask.
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from calico_k8s.calc.deltas import Ipset, ResolvedRule
 from calico_k8s.calc.expressions import (
     Asked,
@@ -73,8 +75,18 @@ def resolve_sheet(
     return Resolved(tuple(resolved), expressions)
 
 
+def resolve_host_sheet(sheet: Sheet, pass_as: Literal[Action.PASS, Action.DENY]) -> Resolved:
+    """Resolve all rules of a sheet for host endpoints: of both ends the kernel is asked."""
+    resolved: list[ResolvedRule] = []
+    expressions: dict[Ipset, Expression] = {}
+    for rule in sheet.rules:
+        action = pass_as if rule.action is Action.PASS else rule.action
+        resolved += _Resolver(rule, sheet.direction, action, expressions).resolve_both_ends()
+    return Resolved(tuple(resolved), expressions)
+
+
 class _Ports(NamedTuple):
-    """How the peer's port is asked: by number, by name, or not at all."""
+    """How an end's port is asked: by number, by name, or not at all."""
 
     numbers: tuple[PortRange, ...]
     names: tuple[str, ...] = ()
@@ -102,11 +114,30 @@ class _Resolver:
         if len(versions) > 1:
             return
         ip_version = next(iter(versions), None)
-        for ports in self._ways_to_ask_ports():
-            yield self._resolve(local, ip_version, ports)
+        own = local_entity(self._rule, self._direction)
+        own_end = _End(
+            local.nets or own.nets,
+            own.not_nets,
+            _with_numbers(own.ports, local.ports),
+            _with_numbers(own.not_ports, local.not_ports),
+        )
+        for ports in self._ways_to_ask_ports(self._peer):
+            yield self._resolve(ip_version, ports, own_end)
 
-    def _ways_to_ask_ports(self) -> Iterable[_Ports]:
-        numbers, names = self._peer.ports, self._peer.named_ports
+    def resolve_both_ends(self) -> Iterable[ResolvedRule]:
+        """With the local end asked as the other is: it may be any address."""
+        rule, own = self._rule, local_entity(self._rule, self._direction)
+        for ports in self._ways_to_ask_ports(self._peer):
+            for own_ports in self._ways_to_ask_ports(own):
+                resolved = self._resolve(rule.ip_version, ports, _asked_end(own, own_ports))
+                yield msgspec.structs.replace(
+                    resolved,
+                    own_ipset=self._ask(positive_expression(own, own_ports.names, rule.protocol)),
+                    own_not_ipsets=self._ask_negated(own),
+                )
+
+    def _ways_to_ask_ports(self, entity: EntityMatch) -> Iterable[_Ports]:
+        numbers, names = entity.ports, entity.named_ports
         if numbers or not names:
             yield _Ports(numbers)
         if names:
@@ -114,22 +145,9 @@ class _Resolver:
             excluded = numbers if self._action is Action.LOG else ()
             yield _Ports((), names, excluded)
 
-    def _resolve(
-        self, local: LocalMatch, ip_version: Version | None, ports: _Ports
-    ) -> ResolvedRule:
+    def _resolve(self, ip_version: Version | None, ports: _Ports, own_end: "_End") -> ResolvedRule:
         rule, peer = self._rule, self._peer
-        own = local_entity(rule, self._direction)
-        negated = (
-            negated_expression(peer),
-            negated_ports_expression(peer, rule.protocol),
-        )
-        peer_end = _End(peer.nets, peer.not_nets, ports.numbers, peer.not_ports + ports.excluded)
-        own_end = _End(
-            local.nets or own.nets,
-            own.not_nets,
-            _with_numbers(own.ports, local.ports),
-            _with_numbers(own.not_ports, local.not_ports),
-        )
+        peer_end = _asked_end(peer, ports)
         is_ingress = self._direction is Direction.INGRESS
         src, dst = (peer_end, own_end) if is_ingress else (own_end, peer_end)
         return ResolvedRule(
@@ -141,11 +159,7 @@ class _Resolver:
             icmp=rule.icmp,
             not_icmp=rule.not_icmp,
             peer_ipset=self._ask(positive_expression(peer, ports.names, rule.protocol)),
-            peer_not_ipsets=tuple(
-                ipset
-                for expression in negated
-                if (ipset := self._ask(expression, is_negated=True)) is not None
-            ),
+            peer_not_ipsets=self._ask_negated(peer),
             src_nets=src.nets,
             src_not_nets=src.not_nets,
             src_ports=src.ports,
@@ -155,6 +169,14 @@ class _Resolver:
             dst_ports=dst.ports,
             dst_not_ports=dst.not_ports,
         )
+
+    def _ask_negated(self, entity: EntityMatch) -> tuple[Ipset, ...]:
+        negated = (
+            negated_expression(entity),
+            negated_ports_expression(entity, self._rule.protocol),
+        )
+        asked = (self._ask(expression, is_negated=True) for expression in negated)
+        return tuple(ipset for ipset in asked if ipset is not None)
 
     def _ask(self, expression: Expression, *, is_negated: bool = False) -> Ipset | None:
         if not expression:
@@ -169,6 +191,12 @@ class _End(NamedTuple):
     not_nets: tuple[Net, ...]
     ports: tuple[PortRange, ...]
     not_ports: tuple[PortRange, ...]
+
+
+def _asked_end(entity: EntityMatch, ports: _Ports) -> _End:
+    """An end whose address is asked of sets."""
+    not_ports = entity.not_ports + ports.excluded
+    return _End(entity.nets, entity.not_nets, ports.numbers, not_ports)
 
 
 def _with_numbers(ranges: tuple[PortRange, ...], numbers: tuple[int, ...]) -> tuple[PortRange, ...]:

@@ -15,7 +15,7 @@ from calico_k8s.calc.peers import Traits, put
 from calico_k8s.calc.resolve import Sheet, make_sheet
 from calico_k8s.model.keys import Key, PolicyKey, ProfileRulesKey, TierKey
 from calico_k8s.model.names import ProfileId, TierName
-from calico_k8s.model.resources import Direction, Origin, Policy, Rule, Rules, Tier
+from calico_k8s.model.resources import Direction, HostHook, Origin, Policy, Rule, Rules, Tier
 from calico_k8s.policy.snapshot import policy_sort_key, tier_sort_key
 
 
@@ -129,6 +129,16 @@ class Rulebook:
             return self._policies[source].sheets[direction]
         return self._profiles[source].sheets[direction]
 
+    def host_outline(self, traits: Traits, direction: Direction, hook: HostHook) -> Outline | None:
+        """What is tried at a hook of host endpoints of these local traits; None: nothing.
+
+        Profiles speak only of what the node itself takes or sends.
+        """
+        if hook is HostHook.LOCAL:
+            return self.outline(traits, direction)
+        applying = self._applying(traits, direction, hook)
+        return Outline(direction, applying, (), None) if applying else None
+
     def outline(self, traits: Traits, direction: Direction) -> Outline:
         """What is tried for endpoints of these local traits."""
         profiles = [profile for profile in traits.profiles if profile in self._profiles]
@@ -140,13 +150,14 @@ class Rulebook:
         )
 
     def _applying(
-        self, traits: Traits, direction: Direction
+        self, traits: Traits, direction: Direction, hook: HostHook = HostHook.LOCAL
     ) -> tuple[tuple[TierName, tuple[PolicyKey, ...]], ...]:
         by_tier: dict[TierName, list[PolicyKey]] = {}
         for criterion in self._index.criteria_of(traits):
             for key in self._policies_by_selector[criterion.text]:
                 policy = self._policies[key].policy
-                if key.tier in self._tiers and direction in policy.types and not policy.staged:
+                is_asked = policy.is_asked_at(hook) and not policy.staged
+                if key.tier in self._tiers and direction in policy.types and is_asked:
                     by_tier.setdefault(key.tier, []).append(key)
         tiers = sorted((self._tiers[name] for name in by_tier), key=tier_sort_key)
         return tuple((tier.name, self._in_order(by_tier[tier.name])) for tier in tiers)

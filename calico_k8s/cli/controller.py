@@ -82,6 +82,13 @@ def lease_options(command: Callable[..., None]) -> Callable[..., None]:
     expose_value=False,
     callback=keep_setting,
 )
+@option(
+    "--auto-host-endpoints",
+    type=click.Choice(["true", "false"]),
+    help="Make a HostEndpoint for each node, which allows what no policy speaks of; false unless set.",
+    expose_value=False,
+    callback=keep_setting,
+)
 @lease_options
 @metrics_port_option(METRICS_PORT)
 @log_options

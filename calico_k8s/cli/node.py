@@ -36,6 +36,8 @@ FELIX_OPTIONS = (
     "invalid-action",
     "workload-interfaces",
     "pod-cidr",
+    "failsafe-inbound-ports",
+    "failsafe-outbound-ports",
     "cut-connections",
     "denials",
     "resync-interval-s",

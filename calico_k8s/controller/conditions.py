@@ -30,7 +30,7 @@ from calico_k8s.translate.references import UNKNOWN
 ACCEPTED, RESOLVED, PROGRAMMED = "Accepted", "ResolvedRefs", "Programmed"
 OURS = frozenset({ACCEPTED, RESOLVED, PROGRAMMED})
 
-NOT_ENFORCED = frozenset({Code.TIER_UNKNOWN, Code.POLICY_HOST_ONLY})
+NOT_ENFORCED = frozenset({Code.TIER_UNKNOWN})
 """With one of these nothing of an object is in force."""
 REFERENCES = frozenset({Code.TIER_UNKNOWN, Code.POLICY_SERVICE_UNKNOWN, *UNKNOWN})
 """Something that is named is not there."""

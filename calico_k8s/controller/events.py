@@ -37,6 +37,7 @@ API_VERSIONS: Mapping[str, str] = {
     "GlobalNetworkSet": _CALICO,
     "NetworkSet": _CALICO,
     "Profile": _CALICO,
+    "HostEndpoint": _CALICO,
 }
 """Whose findings are told, since users write these, and the version of each kind's API."""
 REPEAT_S = 1800.0

@@ -239,7 +239,9 @@ class Controller:
         for problem in found.problems:
             log.warning("setting not used", problem=problem)
         return TranslateSettings(
-            found.config.annotation_keys, found.config.default_namespace_policy
+            found.config.annotation_keys,
+            found.config.default_namespace_policy,
+            found.config.auto_host_endpoints,
         )
 
     @contextmanager

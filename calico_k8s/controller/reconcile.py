@@ -45,6 +45,7 @@ _RANK: dict[type, int] = {
     keys.ProfileRulesKey: 0,
     keys.PolicyKey: 1,
     keys.EndpointKey: 2,
+    keys.HostEndpointKey: 2,  # what is allowed first, then the endpoint that is closed otherwise
     keys.ReadyKey: 3,
 }
 """The order of writing; deleting goes the other way."""

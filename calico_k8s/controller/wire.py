@@ -36,6 +36,7 @@ PATHS: Mapping[str, str] = {
     "GlobalNetworkSet": "/apis/projectcalico.org/v3/globalnetworksets",
     "NetworkSet": "/apis/projectcalico.org/v3/networksets",
     "Profile": "/apis/projectcalico.org/v3/profiles",
+    "HostEndpoint": "/apis/projectcalico.org/v3/hostendpoints",
     "Pod": "/api/v1/pods",
 }
 """Where all objects of each kind are listed and watched."""

@@ -263,7 +263,9 @@ class Agent:
         found = self._attachments.found
         self._enforcer.configure(self._settings.render_config(found.pod_nets))
         start_s = time.perf_counter()
-        applied = self._enforcer.carry_out(self._attachments.by_address, now_s)
+        applied = self._enforcer.carry_out(
+            self._attachments.by_address, now_s, found.node_addresses
+        )
         duration_s = time.perf_counter() - start_s
         self._retry_s = RETRY_FIRST_S
         is_found = (found.missing, found.unsettled) != (before.missing, before.unsettled)

@@ -17,6 +17,9 @@ from calico_k8s.felix.saved import FORMAT, SavedState
 from calico_k8s.model.addresses import Version
 from calico_k8s.render.tables import IpsetName, KernelIpset, KernelMember, Table, TableName
 
+Held = Mapping[IpsetName, tuple[KernelMember, ...]]
+"""Members by set, to be given the mark that denies."""
+
 
 class TableWriter(Protocol):
     """One table of one family: :class:`~.iptables.driver.TableDriver`."""
@@ -121,12 +124,12 @@ class Applier:
 
     def _perform(self, order: Order, *, writes_tables: bool) -> Written:
         members = lines = 0
-        held = order.held
+        held: Held = {}
         for step in steps(order.changed, writes_tables=writes_tables, switches=order.switches):
             match step.do:
                 case Do.CREATE:
                     members += self.ipsets.apply_creates()
-                    held = held if self._passes_differ(order) else {}
+                    held = self._to_hold(order)
                 case Do.ADD:
                     members += self.ipsets.apply_adds(step.names)
                 case Do.REMOVE:
@@ -150,7 +153,19 @@ class Applier:
         names = [each.name for each in order.changed if each.role is Role.PASSES]
         return self.ipsets.differ(names)
 
-    def _hold(self, step: Step, held: Mapping[IpsetName, tuple[KernelMember, ...]]) -> int:
+    def _to_hold(self, order: Order) -> Held:
+        """Whom to hold for what is really about to change."""
+        if self._passes_differ(order):
+            return {**order.held, **order.host_held}
+        return order.host_held if self._raw_differs(order) else {}
+
+    def _raw_differs(self, order: Order) -> bool:
+        """Whether the raw table is really about to change, as it may be."""
+        return order.switches.raw and any(
+            driver.has_drifted() for (_, name), driver in self._tables.items() if name == "raw"
+        )
+
+    def _hold(self, step: Step, held: Held) -> int:
         """Hold the members whose mark is replaced, and ``held``; a later step adds them as desired."""
         return sum(
             self._deny(name, (*self.ipsets.replaced_members(name), *held.get(name, ())))

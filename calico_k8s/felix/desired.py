@@ -13,8 +13,10 @@ import msgspec
 
 from calico_k8s.calc.deltas import Deltas, GroupId, Ipset, IpsetId, LocalEndpoint, Member, Polarity
 from calico_k8s.felix.groupbook import RETIRE_S, GroupBook
+from calico_k8s.felix.hostbook import HostBook, OwnAddresses
 from calico_k8s.felix.order import ChangedSet, Role, Switches
 from calico_k8s.felix.recover import Recovered
+from calico_k8s.felix.roles import only_opens, role_of
 from calico_k8s.model.addresses import Address, Version
 from calico_k8s.model.names import EndpointId
 from calico_k8s.model.resources import Direction
@@ -26,9 +28,17 @@ from calico_k8s.render.endpoints import (
     render_ipset,
     render_member,
 )
+from calico_k8s.render.hosts import hold_ipset, hold_members
 from calico_k8s.render.marks import mark_layout
-from calico_k8s.render.names import dst_ipset, ipset_name, self_ipset, src_ipset
+from calico_k8s.render.names import (
+    dst_ipset,
+    host_hold_ipset,
+    ipset_name,
+    self_ipset,
+    src_ipset,
+)
 from calico_k8s.render.notes import Note
+from calico_k8s.render.rules import NetsIpset
 from calico_k8s.render.settings import RenderConfig
 from calico_k8s.render.static import STATIC_NOTES
 from calico_k8s.render.tables import (
@@ -42,6 +52,9 @@ from calico_k8s.render.tables import (
 Attachments = Mapping[Address, Attachment]
 """By address of an endpoint, the interface it was found behind."""
 
+NOWHERE: OwnAddresses = {}
+EVERY_SWITCH = Switches(chains=True, egress=True, ingress=True, raw=True)
+
 Place = tuple[IpsetName, str]
 """A set, and the text of a member of it."""
 
@@ -53,6 +66,8 @@ class Order(NamedTuple):
     switches: Switches = Switches()
     held: Mapping[IpsetName, tuple[KernelMember, ...]] = {}
     """Endpoints that must not open a flow while the sets that their pass rules ask change."""
+    host_held: Mapping[IpsetName, tuple[KernelMember, ...]] = {}
+    """Everybody, in the sets by which host endpoints are held; those also while raw changes."""
 
 
 class Plan(msgspec.Struct):
@@ -111,6 +126,11 @@ class Desired:
         self._versions = versions
         self._layout = mark_layout(config.mark_mask)
         self._groups = GroupBook(self._layout, versions, left.groups, now_s, tells=config.tells)
+        self._hosts = HostBook(versions, tells=config.tells)
+        self._raw: dict[Version, Table] = {}
+        """The raw tables that have, or had, something of ours."""
+        self._has_other_raw = False
+        """Whether they are other than in the plan before."""
         self._left = left
         self._members_of: dict[GroupId, set[EndpointId]] = {}
         self._endpoints: dict[EndpointId, LocalEndpoint] = {}
@@ -137,7 +157,7 @@ class Desired:
     def note(self, prefix: str) -> Note | None:
         """What a prefix tells; None where nothing that is in the kernel tells it."""
         static = next((note for note in STATIC_NOTES if note.name == prefix), None)
-        return static or self._groups.note(prefix)
+        return static or self._groups.note(prefix) or self._hosts.note(prefix)
 
     @property
     def endpoints(self) -> Mapping[EndpointId, LocalEndpoint]:
@@ -149,13 +169,22 @@ class Desired:
         config = msgspec.structs.replace(config, mark_mask=self._config.mark_mask)
         self._has_other_chains |= config != self._config
         self._groups.tell(tells=config.tells)
+        self._hosts.tell(tells=config.tells)
         self._config = config
 
-    def take(self, deltas: Deltas, attachments: Attachments, now_s: float) -> Plan:
-        """Go on to a state, and say what differs."""
+    def take(
+        self,
+        deltas: Deltas,
+        attachments: Attachments,
+        now_s: float,
+        own: OwnAddresses = NOWHERE,
+    ) -> Plan:
+        """Go on to a state, and say what differs; ``own`` are the node's own addresses."""
         plan = Plan(is_whole=self._is_first)
         if self._is_first:
             self._start(plan)
+        self._has_other_chains |= self._hosts.take(deltas, own)
+        self._need_hold(plan, now_s)
         rewritten = self._take_groups(deltas, now_s) | self._groups.rehome(now_s)
         self._take_sets(deltas, plan, now_s)
         joined = self._take_endpoints(deltas, attachments, rewritten, plan)
@@ -163,18 +192,18 @@ class Desired:
             self._groups.remove(name, now_s)
             self._members_of.pop(name, None)
         if self._has_other_chains or rewritten or deltas.groups_updated or deltas.groups_removed:
-            plan.tables = self._groups.tables(self._config)
+            plan.tables = self._tables()
             self._need_nets(plan)
         self._classify(plan, deltas, rewritten, joined)
-        self._is_first = self._has_other_chains = False
+        self._is_first = self._has_other_chains = self._has_other_raw = False
         return plan
 
     def collect(self, now_s: float) -> Plan:
         """Drop what has been retired for long enough."""
         plan = Plan()
         if self._groups.collect(now_s):
-            plan.tables = self._groups.tables(self._config)
-            wanted = {made.ipset.name for made in self._groups.nets()}
+            plan.tables = self._tables()
+            wanted = {made.ipset.name for made in self._nets_asked()}
             plan.dropped += sorted(self._nets - wanted)
             self._nets &= wanted
         old = [name for name, since_s in self._retired_sets.items() if since_s + RETIRE_S <= now_s]
@@ -190,8 +219,9 @@ class Desired:
         passing = self._groups.asking(self._passing(self._ipsets))
         return Order(
             tuple(ChangedSet(name, role, is_affected=True) for name, role in self._roles.items()),
-            Switches(chains=True, egress=True, ingress=True),
+            EVERY_SWITCH,
             self._held(passing),
+            self._held_hosts(),
         )
 
     def _start(self, plan: Plan) -> None:
@@ -206,8 +236,20 @@ class Desired:
     def _take_groups(self, deltas: Deltas, now_s: float) -> set[GroupId]:
         """The groups that had endpoints already and have other rules now."""
         for group in deltas.groups_updated.values():
-            self._groups.update(group, now_s)
+            if group.hook is None:
+                self._groups.update(group, now_s)
         return {name for name in deltas.groups_updated if self._members_of.get(name)}
+
+    def _need_hold(self, plan: Plan, now_s: float) -> None:
+        """The set by which host endpoints are held is there while they may have to be."""
+        for ipset in map(hold_ipset, self._versions):
+            is_there = ipset.name in self._roles and ipset.name not in self._retired_sets
+            if self._hosts.may_be_held and not is_there:
+                self._roles[ipset.name] = Role.HOST_HOLD
+                plan.created[ipset.name] = ipset
+                self._retired_sets.pop(ipset.name, None)
+            elif is_there and not self._hosts.may_be_held:
+                self._retired_sets[ipset.name] = now_s
 
     def _take_sets(self, deltas: Deltas, plan: Plan, now_s: float) -> None:
         for ipset in deltas.ipsets_created.values():
@@ -215,7 +257,7 @@ class Desired:
             for version in self._versions:
                 made = render_ipset(ipset, version)
                 plan.created[made.name] = made
-                self._roles[made.name] = _role(ipset)
+                self._roles[made.name] = role_of(ipset)
                 self._retired_sets.pop(made.name, None)
         for changes, words in (
             (deltas.members_added, plan.added),
@@ -321,8 +363,21 @@ class Desired:
         switches = Switches(egress=Role.EGRESS_MAP in moved, ingress=Role.INGRESS_MAP in moved)
         plan.order = Order(switches=switches)
 
+    def _tables(self) -> tuple[Table, ...]:
+        tables = self._groups.tables(self._config, self._hosts.tables(self._config))
+        raw = {table.version: table for table in tables if table.name == "raw"}
+        no_more = self._raw.keys() - raw.keys()
+        emptied = {version: Table("raw", version, {}) for version in no_more}
+        self._has_other_raw |= raw | emptied != self._raw
+        self._raw |= raw | emptied
+        return (*tables, *emptied.values())
+
+    def _nets_asked(self) -> Iterator[NetsIpset]:
+        yield from self._groups.nets()
+        yield from self._hosts.nets()
+
     def _need_nets(self, plan: Plan) -> None:
-        for made in self._groups.nets():
+        for made in self._nets_asked():
             name = made.ipset.name
             if name not in self._nets:
                 self._nets.add(name)
@@ -342,26 +397,41 @@ class Desired:
             for group in affected
             for identity in self._groups[group].asked()
             for version in self._versions
-        }
+        } | self._asked_by_hosts(passing)
         lets_out = self._lets_out(plan, rewritten)
-        held = self._held(passed)
-        names = plan.created.keys() | plan.added.keys() | plan.removed.keys() | held.keys()
+        held, switches = self._held(passed), plan.order.switches
+        is_raw = bool(plan.tables) and self._has_other_raw
+        holds_hosts = plan.is_whole or is_raw or bool(self._hosts.asking(passing))
+        host_held = self._held_hosts() if holds_hosts else {}
+        names = plan.created.keys() | plan.added.keys() | plan.removed.keys()
+        names = names | held.keys() | host_held.keys()
         changed = tuple(
             ChangedSet(name, self._role_now(name, plan), lets_out or name in asked)
             for name in sorted(names)
         )
-        switches = plan.order.switches
         if plan.is_whole:
-            switches = Switches(chains=True, egress=True, ingress=True)
+            switches = EVERY_SWITCH
         elif rewritten or self._has_other_chains:
             switches = switches._replace(chains=True)
-        plan.order = Order(changed, switches, held)
+        plan.order = Order(changed, switches._replace(raw=switches.raw or is_raw), held, host_held)
         plan.only_opens = not plan.tables and all(
-            _only_opens(self._roles[name], plan.added.get(name), plan.removed.get(name))
+            only_opens(self._roles[name], plan.added.get(name), plan.removed.get(name))
             for name in names
         )
         members = {e for group in affected for e in self._members_of.get(group, ())}
         plan.touched = {a for e in members for a in self._endpoints[e].addresses}
+
+    def _asked_by_hosts(self, passing: frozenset[IpsetId]) -> set[IpsetName]:
+        """The sets beside a changed one that passes, and those of rules that ask two of them.
+
+        No order of single changes makes the latter safe.
+        """
+        asked = {i for group in self._hosts.asking(passing) for i in self._hosts.asked(group)}
+        return {
+            ipset_name(identity, version)
+            for identity in asked | self._hosts.asking_both_ends()
+            for version in self._versions
+        }
 
     def _lets_out(self, plan: Plan, rewritten: set[GroupId]) -> bool:
         """Whether an endpoint may send what it might not before, by other than its egress sets."""
@@ -383,6 +453,11 @@ class Desired:
             return Role.NEW
         return self._roles[name]
 
+    def _held_hosts(self) -> dict[IpsetName, tuple[KernelMember, ...]]:
+        """Everybody, for host endpoints to hold."""
+        names = {version: host_hold_ipset(version) for version in self._versions}
+        return {n: hold_members(version) for version, n in names.items() if n in self._roles}
+
     def _held(self, groups: Iterable[GroupId]) -> dict[IpsetName, tuple[KernelMember, ...]]:
         held: dict[IpsetName, list[KernelMember]] = {}
         for group in groups:
@@ -395,49 +470,3 @@ class Desired:
 
 
 _MAP_ROLES = {Direction.EGRESS: Role.EGRESS_MAP, Direction.INGRESS: Role.INGRESS_MAP}
-
-
-def _only_opens(
-    role: Role, added: list[KernelMember] | None, removed: list[KernelMember] | None
-) -> bool:
-    match role:
-        case Role.OPENS_INGRESS | Role.OPENS_EGRESS:
-            return not removed
-        case Role.CLOSES:
-            return not added
-        case Role.NEUTRAL:
-            return True
-        case _:
-            return False
-
-
-def changed_peers(deltas: Deltas) -> Iterator[Address]:
-    """Addresses whose membership of some set changed: single ones, not whole nets.
-
-    Of a set that is new only groups ask that are new or changed, whose endpoints are touched anyway.
-    """
-    for changes in (deltas.members_added, deltas.members_removed):
-        for identity, members in changes.items():
-            if identity not in deltas.ipsets_created:
-                yield from filter(None, map(_single_address, members))
-
-
-def _role(ipset: Ipset) -> Role:
-    match ipset.polarity:
-        case Polarity.OPENS if ipset.direction is Direction.INGRESS:
-            return Role.OPENS_INGRESS
-        case Polarity.OPENS:
-            return Role.OPENS_EGRESS
-        case Polarity.CLOSES:
-            return Role.CLOSES
-        case Polarity.MOVES:
-            return Role.PASSES
-        case Polarity.COUNTS:
-            return Role.NEUTRAL
-
-
-def _single_address(member: Member) -> Address | None:
-    if isinstance(member, tuple):
-        return member.address
-    address, _, length = member.partition("/")
-    return Address(address) if length in ("32", "128") else None

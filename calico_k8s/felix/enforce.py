@@ -16,7 +16,9 @@ from typing import NamedTuple
 from calico_k8s.calc.deltas import Deltas
 from calico_k8s.calc.graph import Graph
 from calico_k8s.felix.apply import Applier, Written
-from calico_k8s.felix.desired import Attachments, Desired, Left, changed_peers
+from calico_k8s.felix.desired import NOWHERE, Attachments, Desired, Left
+from calico_k8s.felix.hostbook import OwnAddresses
+from calico_k8s.felix.roles import changed_peers
 from calico_k8s.model.addresses import Address, Version
 from calico_k8s.render.endpoints import endpoint_ipsets
 from calico_k8s.render.marks import MarkLayout, mark_layout
@@ -59,6 +61,7 @@ class Enforcer:
         self._is_doubtful = False
         """Whether a write failed, so that nothing is known of what the kernel holds."""
         self._attachments: Attachments = {}
+        self._own: OwnAddresses = NOWHERE
         self._touched: frozenset[Address] = frozenset()
         self._only_opens = True
 
@@ -103,12 +106,14 @@ class Enforcer:
         if self._desired is not None:
             self._desired.configure(config)
 
-    def carry_out(self, attachments: Attachments, now_s: float) -> Applied:
-        """Bring the kernel to what was flushed, and where endpoints are."""
+    def carry_out(
+        self, attachments: Attachments, now_s: float, own: OwnAddresses = NOWHERE
+    ) -> Applied:
+        """Bring the kernel to what was flushed, and where endpoints and the node's addresses are."""
         assert self._desired is not None
         deltas, self._deltas = self._deltas or Deltas(), None
-        plan = self._desired.take(deltas, attachments, now_s)
-        self._attachments = attachments
+        plan = self._desired.take(deltas, attachments, now_s, own)
+        self._attachments, self._own = attachments, own
         self._touched = self._touched.union(plan.touched, changed_peers(deltas))
         self._only_opens &= plan.only_opens
         was_doubtful, self._is_doubtful = self._is_doubtful, True
@@ -148,5 +153,5 @@ class Enforcer:
         written = Written() if plan.is_empty else self._applier.carry_out(plan)
         self._is_doubtful = False
         if self._desired.problems:
-            return self.carry_out(self._attachments, now_s).written
+            return self.carry_out(self._attachments, now_s, self._own).written
         return written

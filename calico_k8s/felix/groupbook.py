@@ -18,6 +18,7 @@ from calico_k8s.model.addresses import Version
 from calico_k8s.model.resources import Direction
 from calico_k8s.render.assembly import render_tables
 from calico_k8s.render.groups import RenderedGroup, render_group
+from calico_k8s.render.hosts import NO_HOSTS, HostTables
 from calico_k8s.render.marks import MarkLayout, Number, NumberAllocator
 from calico_k8s.render.names import stage_chain
 from calico_k8s.render.notes import Note
@@ -27,6 +28,8 @@ from calico_k8s.render.tables import ChainName, Table
 
 RETIRE_S = 10.0
 """How long chains, numbers and sets outlive their last endpoint."""
+
+NO_HOST_TABLES: Mapping[Version, HostTables] = {}
 
 ByVersion = dict[Version, RenderedGroup]
 
@@ -45,11 +48,14 @@ class LiveGroup(msgspec.Struct, frozen=True):
 
     def asked(self) -> Iterator[IpsetId]:
         """The sets of peers that its rules ask."""
-        for stage in self.group.stages:
-            for rule in stage.rules:
-                if rule.peer_ipset is not None:
-                    yield rule.peer_ipset.id
-                yield from (ipset.id for ipset in rule.peer_not_ipsets)
+        return asked_by(self.group)
+
+
+def asked_by(group: Group) -> Iterator[IpsetId]:
+    """The sets that a group's rules ask."""
+    for stage in group.stages:
+        for rule in stage.rules:
+            yield from (ipset.id for ipset in rule.ipsets())
 
 
 class _Retired(msgspec.Struct, frozen=True):
@@ -165,8 +171,10 @@ class GroupBook:
             for rendered in each.values():
                 yield from rendered.nets
 
-    def tables(self, config: RenderConfig) -> tuple[Table, ...]:
-        """Every table, with retired groups beside the live."""
+    def tables(
+        self, config: RenderConfig, hosts: Mapping[Version, HostTables] = NO_HOST_TABLES
+    ) -> tuple[Table, ...]:
+        """Every table, with retired groups beside the live, and what host endpoints ask."""
         groups = [*self._all_rendered()]
         return tuple(
             table
@@ -176,6 +184,7 @@ class GroupBook:
                 version,
                 (g[version] for g in groups if version in g),
                 self._leaves(version),
+                hosts.get(version, NO_HOSTS),
             )
         )
 

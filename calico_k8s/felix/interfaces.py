@@ -82,6 +82,10 @@ class Interfaces(msgspec.Struct, frozen=True):
     """Those of the nets asked for in which there is nobody but this node's pods."""
     overlaps: Mapping[Net, Net] = {}
     """Pod nets that share addresses with the node's own subnet, with it: they are not used."""
+    node_addresses: Mapping[Address, str] = {}
+    """Every address of the node itself, and the interface that has it."""
+    names: frozenset[str] = frozenset()
+    """Every interface of the node."""
     missing: frozenset[Address] = frozenset()
     """Endpoints that no interface of the node leads to: not enforceable."""
 
@@ -124,6 +128,10 @@ def find_interfaces(
         pod_nets=pod_nets,
         overlaps=overlaps,
         own_addresses=frozenset(own.address for own in state.addresses if own.link in bridges),
+        node_addresses={
+            own.address: links[own.link].name for own in state.addresses if own.link in links
+        },
+        names=frozenset(link.name for link in state.links),
         missing=wanted.endpoints - by_address.keys(),
     )
 

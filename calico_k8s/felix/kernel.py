@@ -35,7 +35,8 @@ IPV6_PROC = Path("/proc/net/if_inet6")
 
 log = structlog.get_logger()
 
-OUR_TABLES: tuple[TableName, ...] = ("mangle", "filter")
+OUR_TABLES: tuple[TableName, ...] = ("raw", "mangle", "filter")
+"""In the order in which they are written; see :mod:`.order`."""
 
 
 class Kernel:

@@ -29,7 +29,10 @@ neither is so, an ingress peer that goes from one allowed set to another is neve
 Chains that endpoints leave stay: the agent retires them, and a later batch drops them.
 
 A set that pass rules ask can open by either change.  The endpoints that ask it are held, below,
-while it changes between steps 2 and 3, and their groups count as affected.
+while it changes between steps 2 and 3, and their groups count as affected.  Host endpoints have no
+mark to be held by: where they ask such a set, everybody is in a set that they deny, until the end.
+So they are where their untracked policy changes, which is in the raw table: it is written first, and
+what it lets past the rest meanwhile is what the new state lets past.
 
 Endpoints that move are *held* where the batch changes verdicts at more than one moment: it
 rewrites the chains of a group that has endpoints, moves endpoints' egress, moves their ingress.
@@ -62,6 +65,8 @@ class Role(Enum):
     """(address, interface) of local endpoints to egress group; missing is closed."""
     INGRESS_MAP = auto()
     """Address of local endpoints to ingress group; missing is closed."""
+    HOST_HOLD = auto()
+    """Whoever is in it opens no flow at a host endpoint: empty but while sets that pass change."""
     NEUTRAL = auto()
     """No verdict depends on it."""
 
@@ -107,6 +112,8 @@ class Switches(NamedTuple):
     """An endpoint goes from one egress group to another."""
     ingress: bool = False
     """An endpoint goes from one ingress group to another."""
+    raw: bool = False
+    """Host endpoints' policy differs in the raw table: another transaction than the rest."""
 
 
 def steps(
@@ -121,7 +128,9 @@ def steps(
     closes, neutral = _names(sets, Role.CLOSES), _names(sets, Role.NEUTRAL)
     passes, new = _names(sets, Role.PASSES), _names(sets, Role.NEW)
     egress, ingress = _names(sets, Role.EGRESS_MAP), _names(sets, Role.INGRESS_MAP)
-    maps = egress + ingress
+    maps, host_hold = egress + ingress, _names(sets, Role.HOST_HOLD)
+    held = maps if passes or sum(switches[:3]) > 1 else ()
+    held += host_hold if passes or switches.raw else ()
     before = (
         Step(Do.CREATE),
         Step(Do.ADD, new),
@@ -129,7 +138,7 @@ def steps(
         Step(Do.ADD, closes),
         Step(Do.REMOVE, egress),
         Step(Do.SHUT, ingress),
-        Step(Do.HOLD, maps if passes or sum(switches) > 1 else ()),
+        Step(Do.HOLD, held),
         Step(Do.REMOVE, tight),
         Step(Do.ADD, passes),
         Step(Do.REMOVE, passes),
@@ -143,6 +152,7 @@ def steps(
         Step(Do.ADD, neutral),
         Step(Do.REMOVE, neutral),
         Step(Do.REMOVE, ingress),
+        Step(Do.REMOVE, host_hold),
         Step(Do.DESTROY),
     )
     write = (Step(Do.WRITE_TABLES),) if writes_tables else ()

@@ -19,7 +19,9 @@ from calico_k8s.felix.metrics import DriftKind, Metrics, ProblemKind
 from calico_k8s.felix.status import NodeStatus
 from calico_k8s.model.addresses import Net
 from calico_k8s.model.names import NodeName
+from calico_k8s.model.resources import EVERY_INTERFACE
 from calico_k8s.model.status import EndpointState, EndpointStatus, NodeState
+from calico_k8s.policy.host_verdict import interfaces_of
 
 ERRORS_MAX = 20
 """A status holds no more: the rest is in the log."""
@@ -125,7 +127,10 @@ class Report:
         endpoints = {e.id: endpoint_status(graph, found, e) for e in graph.endpoints.values()}
         problems: dict[ProblemKind, list[str]] = {
             "kernel": [] if self._failure is None else [self._failure],
-            "network": [_overlap(net, subnet) for net, subnet in sorted(found.overlaps.items())],
+            "network": [
+                *(_overlap(net, subnet) for net, subnet in sorted(found.overlaps.items())),
+                *host_problems(graph, found),
+            ],
             "stored": [problem for problems in self._stored.values() for problem in problems],
             "settings": list(self._settings),
             "rendering": list(self._problems),
@@ -163,6 +168,30 @@ def _overlap(pod_net: Net, subnet: Net) -> str:
         f"pod range {pod_net} overlaps {subnet}, which this node is on: it is not used to tell pods"
         " from other machines; give --workload-interfaces, or another --pod-cidr"
     )
+
+
+def host_problems(graph: Graph, found: Interfaces) -> list[str]:
+    """Host endpoints whose interface this node does not have, or which lack a profile."""
+    problems: list[str] = []
+    there = ", ".join(sorted(found.names)) or "none"
+    for name, host in sorted(graph.hosts.items()):
+        endpoint = host.endpoint
+        if endpoint.interface not in (EVERY_INTERFACE, "", *found.names):
+            problems.append(
+                f"host endpoint {endpoint.name}: this node has no interface {endpoint.interface}"
+                f" (it has {there}), so it protects nothing until there is one"
+            )
+        elif not endpoint.interface and not interfaces_of(endpoint, found.node_addresses):
+            expected = ", ".join(endpoint.expected_ips)
+            problems.append(
+                f"host endpoint {endpoint.name}: no interface of this node has an address that it"
+                f" expects ({expected}), so it protects nothing until one has"
+            )
+        problems += (
+            f"host endpoint {endpoint.name}: profile {profile} is not in the datastore"
+            for profile in graph.unknown_profiles(name)
+        )
+    return problems
 
 
 def endpoint_status(graph: Graph, found: Interfaces, endpoint: LocalEndpoint) -> EndpointStatus:

@@ -48,4 +48,6 @@ class Settings:
             workload_interfaces=tuple(interface_pattern(p) for p in config.workload_interfaces),
             tells=config.denials,
             pod_nets=pod_nets,
+            failsafe_inbound=config.failsafe_inbound_ports,
+            failsafe_outbound=config.failsafe_outbound_ports,
         )

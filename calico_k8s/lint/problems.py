@@ -75,7 +75,6 @@ _SUMMARIES: Mapping[Code | LintCode, str] = {
     Code.LABEL_RESERVED: "a pod gives itself a label that says where it comes from",
     Code.OBJECT_DUPLICATE: "an object is there twice",
     Code.OBJECT_INVALID: "an object cannot be decoded",
-    Code.POLICY_HOST_ONLY: "a policy is about host endpoints alone",
     Code.POLICY_INVALID: "a part of a policy cannot be used",
     Code.POLICY_SERVICE_UNKNOWN: "a policy names a service that leads nowhere",
     Code.SERVICE_EXTERNAL_NAME: "an open service is of type ExternalName",

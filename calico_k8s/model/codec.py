@@ -25,6 +25,8 @@ from calico_k8s.model.names import NamespaceName, ProfileId, SelectorText, TagNa
 from calico_k8s.model.resources import (
     Action,
     Direction,
+    HostEndpoint,
+    HostHook,
     Labels,
     NamedPort,
     NetworkSet,
@@ -71,6 +73,18 @@ class StoredEndpoint(msgspec.Struct, omit_defaults=True):
     generation: int = 0
 
 
+class StoredHostEndpoint(msgspec.Struct, omit_defaults=True):
+    """``/host/NODE/endpoint/NAME``; unknown fields are ignored."""
+
+    interface: str = ""
+    expected_ips: list[str] = []
+    labels: dict[str, str] = {}
+    named_ports: list[tuple[str, str | int, int]] = []
+    profile_ids: list[str] = []
+    uid: str = ""
+    created: float = 0.0
+
+
 class StoredRules(msgspec.Struct, omit_defaults=True):
     """``/policy/profile/PROFILE/rules``."""
 
@@ -88,6 +102,7 @@ class StoredPolicy(msgspec.Struct, omit_defaults=True):
     inbound_rules: list[msgspec.Raw] = []
     outbound_rules: list[msgspec.Raw] = []
     staged: bool = False
+    host_hook: HostHook = HostHook.LOCAL
 
 
 class StoredTier(msgspec.Struct, omit_defaults=True):
@@ -151,7 +166,8 @@ def _everything_in(namespace: NamespaceName) -> SelectorText:
     return SelectorText(f'projectcalico.org/namespace == "{namespace}"')
 
 
-def _to_stored(value: Value) -> Any:  # Any: one of the stored structs, or a plain list or dict
+# Any: one of the stored structs, or a plain list or dict.  One arm for each kind of value.
+def _to_stored(value: Value) -> Any:  # noqa: C901
     match value:
         case WorkloadEndpoint():
             return StoredEndpoint(
@@ -163,6 +179,16 @@ def _to_stored(value: Value) -> Any:  # Any: one of the stored structs, or a pla
                 created=value.created,
                 generation=value.generation,
             )
+        case HostEndpoint():
+            return StoredHostEndpoint(
+                interface=value.interface,
+                expected_ips=list(value.expected_ips),
+                labels=value.labels,
+                named_ports=[(n, protocol_text(p), port) for n, p, port in value.named_ports],
+                profile_ids=list(value.profiles),
+                uid=value.uid,
+                created=value.created,
+            )
         case Rules():
             return StoredRules(_raw_rules(value.ingress), _raw_rules(value.egress), value.origin)
         case Policy():
@@ -173,6 +199,7 @@ def _to_stored(value: Value) -> Any:  # Any: one of the stored structs, or a pla
                 inbound_rules=_raw_rules(value.ingress),
                 outbound_rules=_raw_rules(value.egress),
                 staged=value.staged,
+                host_hook=value.host_hook,
             )
         case Tier():
             action = "next-tier" if value.default_action is Action.PASS else "deny"
@@ -211,6 +238,21 @@ def _decode_endpoint(key: keys.EndpointKey, raw: bytes, problems: list[str]) -> 
         uid=stored.uid,
         created=stored.created,
         generation=stored.generation,
+    )
+
+
+def _decode_host_endpoint(key: keys.HostEndpointKey, raw: bytes, problems: list[str]) -> Value:
+    stored = _parse(raw, StoredHostEndpoint)
+    return HostEndpoint(
+        node=key.node,
+        name=key.name,
+        interface=stored.interface,
+        expected_ips=_each(parse_address, stored.expected_ips, problems),
+        labels=stored.labels,
+        named_ports=_each(_named_port, stored.named_ports, problems),
+        profiles=tuple(ProfileId(profile) for profile in stored.profile_ids),
+        uid=stored.uid,
+        created=stored.created,
     )
 
 
@@ -275,6 +317,7 @@ def _decode_policy(key: keys.PolicyKey, raw: bytes, problems: list[str]) -> Valu
         ingress=_rules(stored.inbound_rules, problems),
         egress=_rules(stored.outbound_rules, problems),
         staged=stored.staged,
+        host_hook=stored.host_hook,
     )
 
 
@@ -319,6 +362,7 @@ _Decoder = Callable[[Any, bytes, list[str]], Value]  # Any: the key type the dec
 
 _DECODERS: dict[type, _Decoder] = {
     keys.EndpointKey: _decode_endpoint,
+    keys.HostEndpointKey: _decode_host_endpoint,
     keys.ProfileRulesKey: _decode_rules,
     keys.ProfileTagsKey: _decode_tags,
     keys.ProfileLabelsKey: _decode_labels,

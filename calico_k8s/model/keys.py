@@ -7,6 +7,7 @@ path below ``/calico``                                 key
 ``/v1/config/NAME``, ``/v1/host/NODE/config/NAME``     :class:`SettingKey`
 ``/v1/host/NODE/metadata``                             :class:`NodeKey`
 ``/v1/host/NODE/workload/k8s/NS.POD/endpoint/eth0``    :class:`EndpointKey`
+``/v1/host/NODE/endpoint/NAME``                        :class:`HostEndpointKey`
 ``/v1/policy/profile/PROFILE/rules | tags | labels``   :class:`ProfileRulesKey` …
 ``/v1/policy/tier/TIER/metadata``                      :class:`TierKey`
 ``/v1/policy/tier/TIER/policy/KIND.NS.NAME``           :class:`PolicyKey`
@@ -14,7 +15,7 @@ path below ``/calico``                                 key
 =====================================================  =========================
 
 Paths here are without the ``/calico`` that the store's URL chooses.  A path of ours that no key
-fits (host endpoints, the leader's, the cluster's and the writing's key, a newer version's) parses to None and is
+fits (the leader's, the cluster's and the writing's key, a newer version's) parses to None and is
 left alone.
 
 Keys are structs, not named tuples: as tuples a profile's rules, tags and labels would be one key
@@ -72,6 +73,13 @@ class EndpointKey(msgspec.Struct, frozen=True):
     id: EndpointId
 
 
+class HostEndpointKey(msgspec.Struct, frozen=True):
+    """A host endpoint."""
+
+    node: NodeName
+    name: str
+
+
 class ProfileRulesKey(msgspec.Struct, frozen=True):
     """A profile's rules."""
 
@@ -114,6 +122,7 @@ Key = (
     | SettingKey
     | NodeKey
     | EndpointKey
+    | HostEndpointKey
     | ProfileRulesKey
     | ProfileTagsKey
     | ProfileLabelsKey
@@ -137,6 +146,8 @@ def key_path(key: Key) -> str:  # noqa: C901 - one arm for each kind of key
         case EndpointKey(endpoint):
             workload = _quote(f"{endpoint.namespace}.{endpoint.name}")
             return f"/v1/host/{_quote(endpoint.node)}/workload/k8s/{workload}/endpoint/eth0"
+        case HostEndpointKey(node, name):
+            return f"/v1/host/{_quote(node)}/endpoint/{_quote(name)}"
         case ProfileRulesKey(profile):
             return f"/v1/policy/profile/{_quote(profile)}/rules"
         case ProfileTagsKey(profile):
@@ -170,6 +181,8 @@ def parse_path(path: str) -> Key | None:  # noqa: C901 - one arm for each kind o
             if not (dot and namespace and name):
                 return None
             return EndpointKey(EndpointId(NodeName(node), NamespaceName(namespace), name))
+        case ["", "v1", "host", node, "endpoint", name]:
+            return HostEndpointKey(NodeName(node), name)
         case ["", "v1", "policy", "profile", profile, "rules"]:
             return ProfileRulesKey(ProfileId(profile))
         case ["", "v1", "policy", "profile", profile, "tags"]:

@@ -12,12 +12,22 @@ SelectorText = NewType("SelectorText", str)
 """A selector in the grammar's canonical form."""
 
 
+HOST_NAMESPACE = NamespaceName("")
+"""Of host endpoints: no pod has it."""
+
+
 class EndpointId(NamedTuple):
-    """A workload endpoint: the pod ``namespace/name`` on ``node``."""
+    """A workload endpoint, the pod ``namespace/name`` on ``node``, or a host endpoint of the node."""
 
     node: NodeName
     namespace: NamespaceName
+    """:data:`HOST_NAMESPACE` for a host endpoint."""
     name: str
+
+    @property
+    def is_host(self) -> bool:
+        """Whether it is a host endpoint."""
+        return self.namespace == HOST_NAMESPACE
 
     @property
     def pod(self) -> str:

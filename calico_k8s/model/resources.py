@@ -15,6 +15,7 @@ import msgspec
 
 from calico_k8s.model.addresses import Address, Net, Version
 from calico_k8s.model.names import (
+    HOST_NAMESPACE,
     EndpointId,
     NetsetName,
     NodeName,
@@ -165,6 +166,43 @@ class WorkloadEndpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """The object's resourceVersion or file generation it was made from; 0 where there is none."""
 
 
+EVERY_INTERFACE = "*"
+
+
+class HostEndpoint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Interfaces of a node whose traffic policy speaks of, whoever it is for."""
+
+    node: NodeName
+    name: str
+    interface: str = ""
+    """A name, :data:`EVERY_INTERFACE`, or empty for the one that has an expected address."""
+    expected_ips: tuple[Address, ...] = ()
+    """What rules know it by as a peer; without any, no rule means it."""
+    labels: dict[str, str] = {}
+    named_ports: tuple[NamedPort, ...] = ()
+    profiles: tuple[ProfileId, ...] = ()
+    """In the order in which their rules are tried, for its own traffic."""
+    uid: str = ""
+    created: float = 0.0
+
+    @property
+    def id(self) -> EndpointId:
+        """Its name among all endpoints."""
+        return EndpointId(self.node, HOST_NAMESPACE, self.name)
+
+    def as_peer(self) -> WorkloadEndpoint:
+        """What rules can see of it: an endpoint with labels, profiles, ports and addresses."""
+        return WorkloadEndpoint(
+            id=self.id,
+            addresses=self.expected_ips,
+            labels=self.labels,
+            named_ports=self.named_ports,
+            profiles=self.profiles,
+            uid=self.uid,
+            created=self.created,
+        )
+
+
 class Node(msgspec.Struct, frozen=True, omit_defaults=True):
     """A node: its addresses are exempt from its own pods' ingress policy (health probes)."""
 
@@ -182,6 +220,24 @@ class Tier(msgspec.Struct, frozen=True, omit_defaults=True):
     default_action: Literal[Action.DENY, Action.PASS] = Action.DENY
 
 
+class HostHook(StrEnum):
+    """Where, on its way past a node, a packet of a host endpoint is judged."""
+
+    LOCAL = "local"
+    """What the node itself takes or sends."""
+    FORWARDED = "forwarded"
+    """What passes through the node."""
+    PRE_DNAT = "pre-dnat"
+    """Everything that arrives, with the address and port that the sender meant."""
+    UNTRACKED = "untracked"
+    """Everything, before there is any connection."""
+
+
+EARLY_HOOKS = frozenset({HostHook.PRE_DNAT, HostHook.UNTRACKED})
+"""Where policy that allows a packet spares it the host endpoint's later hooks, and the end of a
+tier decides nothing."""
+
+
 class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     """An ordered list of rules for the endpoints that ``selector`` is true of."""
 
@@ -195,6 +251,14 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     egress: tuple[Rule, ...] = ()
     staged: bool = False
     """Calculated and counted, never a verdict."""
+    host_hook: HostHook = HostHook.LOCAL
+    """What traffic of host endpoints it is about; FORWARDED is about LOCAL too."""
+
+    def is_asked_at(self, hook: HostHook) -> bool:
+        """Whether it speaks where a host endpoint's packets are judged; pods ask it as LOCAL."""
+        return self.host_hook is hook or (
+            hook is HostHook.LOCAL and self.host_hook is HostHook.FORWARDED
+        )
 
 
 class NetworkSet(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -220,5 +284,15 @@ class Ready(msgspec.Struct, frozen=True):
 
 
 Value = (
-    WorkloadEndpoint | Node | Rules | Tags | Labels | Tier | Policy | NetworkSet | Setting | Ready
+    WorkloadEndpoint
+    | HostEndpoint
+    | Node
+    | Rules
+    | Tags
+    | Labels
+    | Tier
+    | Policy
+    | NetworkSet
+    | Setting
+    | Ready
 )

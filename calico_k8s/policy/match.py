@@ -78,13 +78,13 @@ def _entity_matches(
 
 
 def _has_tag(snapshot: Snapshot, tag: TagName, address: Address) -> bool:
-    owner = snapshot.owner_by_address.get(address)
+    owner = snapshot.peer_by_address.get(address)
     return owner is not None and tag in snapshot.tags_of(owner)
 
 
 def _is_selected(snapshot: Snapshot, text: SelectorText, address: Address) -> bool:
     """Whether the address' owner, or a network set that holds it, has labels the selector takes."""
-    owner = snapshot.owner_by_address.get(address)
+    owner = snapshot.peer_by_address.get(address)
     if owner is not None and snapshot.selects(text, owner):
         return True
     return any(
@@ -137,7 +137,7 @@ def _is_named(
     snapshot: Snapshot, names: tuple[str, ...], address: Address, port: int, protocol: Protocol
 ) -> bool:
     """Whether the endpoint at the address declares this port under one of the names."""
-    owner = snapshot.owner_by_address.get(address)
+    owner = snapshot.peer_by_address.get(address)
     if owner is None or not names:
         return False
     return any(

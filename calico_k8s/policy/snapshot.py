@@ -23,6 +23,7 @@ from calico_k8s.model.names import (
     TierName,
 )
 from calico_k8s.model.resources import (
+    HostEndpoint,
     Labels,
     NetworkSet,
     Node,
@@ -41,9 +42,12 @@ _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 
-def claim(endpoint: WorkloadEndpoint) -> tuple[float, str, EndpointId]:
-    """The sort key by which live endpoints contend for an address: the greatest owns it."""
-    return (endpoint.created, endpoint.uid, endpoint.id)
+def claim(endpoint: WorkloadEndpoint) -> tuple[bool, float, str, EndpointId]:
+    """The sort key by which live endpoints contend for an address: the greatest owns it.
+
+    A pod goes before a host endpoint that expects its address.
+    """
+    return (not endpoint.id.is_host, endpoint.created, endpoint.uid, endpoint.id)
 
 
 def policy_sort_key(policy: Policy) -> tuple[float, str]:
@@ -84,6 +88,7 @@ class Snapshot:
     netsets: Mapping[NetsetName, NetworkSet]
     nodes: Mapping[NodeName, Node]
     settings: Mapping[tuple[NodeName | None, str], str]
+    host_endpoints: Mapping[EndpointId, HostEndpoint]
 
     @classmethod
     def from_items(cls, items: Mapping[keys.Key, Value]) -> "Snapshot":
@@ -100,16 +105,27 @@ class Snapshot:
             settings={
                 (k.node, k.name): v.value for k, v in _select(items, keys.SettingKey, Setting)
             },
+            host_endpoints={v.id: v for _, v in _select(items, keys.HostEndpointKey, HostEndpoint)},
         )
 
     @cached_property
     def owner_by_address(self) -> Mapping[Address, WorkloadEndpoint]:
         """Each address' one owner: of the live endpoints that hold it, the newest."""
-        owners: dict[Address, WorkloadEndpoint] = {}
-        for endpoint in sorted(self.endpoints.values(), key=claim):
+        return {a: peer for a, peer in self.peer_by_address.items() if not peer.id.is_host}
+
+    @cached_property
+    def peer_by_address(self) -> Mapping[Address, WorkloadEndpoint]:
+        """Whom rules mean by each address: its owner, else the host endpoint that expects it."""
+        peers: dict[Address, WorkloadEndpoint] = {}
+        for endpoint in sorted(self._everybody.values(), key=claim):
             for address in endpoint.addresses:
-                owners[address] = endpoint
-        return owners
+                peers[address] = endpoint
+        return peers
+
+    @cached_property
+    def _everybody(self) -> Mapping[EndpointId, WorkloadEndpoint]:
+        hosts = {name: endpoint.as_peer() for name, endpoint in self.host_endpoints.items()}
+        return {**self.endpoints, **hosts}
 
     @cached_property
     def policies_by_tier(self) -> tuple[tuple[Tier, tuple[Policy, ...]], ...]:
@@ -129,7 +145,7 @@ class Snapshot:
         return self._tags_by_profiles(endpoint.profiles)
 
     def selects(self, text: SelectorText, endpoint: WorkloadEndpoint) -> bool:
-        """Whether the selector is true of the labels of an endpoint of this snapshot."""
+        """Whether the selector is true of the labels of a pod or host endpoint of this snapshot."""
         return self._selected(text, endpoint.id)
 
     def labels_of(self, endpoint: WorkloadEndpoint) -> Mapping[str, str]:
@@ -175,7 +191,7 @@ class Snapshot:
     def _selected(self) -> Callable[[SelectorText, EndpointId], bool]:
         @cache
         def is_selected(text: SelectorText, endpoint: EndpointId) -> bool:
-            return grammar.evaluate(selector(text), self.labels_of(self.endpoints[endpoint]))
+            return grammar.evaluate(selector(text), self.labels_of(self._everybody[endpoint]))
 
         return is_selected
 

@@ -26,8 +26,10 @@ from typing import Literal
 import msgspec
 
 from calico_k8s.model.resources import (
+    EARLY_HOOKS,
     Action,
     Direction,
+    HostHook,
     Origin,
     Policy,
     Rule,
@@ -110,28 +112,78 @@ def decide(
 ) -> Decision:
     """What the tiers, then the profiles, of one endpoint say of a flow in one direction."""
     look = _Look(flow)
-    for tier, policies in snapshot.policies_by_tier:
-        applying = [p for p in policies if applies(snapshot, p, endpoint, direction)]
-        if not applying:
-            look.steps.append(Step("tier", tier.name, SKIPPED))
-            continue
-        action, origin = _walk_tier(snapshot, tier, applying, direction, look)
-        if action is not Action.PASS:
-            return Decision(_final(action), direction, endpoint, origin, tuple(look.steps))
-    action, origin = _walk_profiles(snapshot, endpoint, direction, look)
+    found = _walk_tiers(snapshot, endpoint, direction, look, HostHook.LOCAL)
+    action, origin = found or _walk_profiles(snapshot, endpoint, direction, look)
+    return Decision(_final(action), direction, endpoint, origin, tuple(look.steps))
+
+
+def decide_at(
+    snapshot: Snapshot,
+    endpoint: WorkloadEndpoint,
+    direction: Direction,
+    flow: Flow,
+    hook: HostHook,
+) -> Decision | None:
+    """What a host endpoint says of a flow at one of its hooks; None: nothing.
+
+    Its profiles speak only of what the node itself takes or sends; of other traffic, what no
+    policy decides is not decided.  Before DNAT and untracked, a tier without a match is passed.
+    """
+    if hook is HostHook.LOCAL:
+        return decide(snapshot, endpoint, direction, flow)
+    look = _Look(flow)
+    found = _walk_tiers(snapshot, endpoint, direction, look, hook)
+    if found is None:
+        return None
+    action, origin = found
     return Decision(_final(action), direction, endpoint, origin, tuple(look.steps))
 
 
 def applies(
-    snapshot: Snapshot, policy: Policy, endpoint: WorkloadEndpoint, direction: Direction
+    snapshot: Snapshot,
+    policy: Policy,
+    endpoint: WorkloadEndpoint,
+    direction: Direction,
+    hook: HostHook = HostHook.LOCAL,
 ) -> bool:
     """Whether the policy speaks for this direction of the endpoint."""
-    return direction in policy.types and snapshot.selects(policy.selector, endpoint)
+    return (
+        direction in policy.types
+        and policy.is_asked_at(hook)
+        and snapshot.selects(policy.selector, endpoint)
+    )
+
+
+def _walk_tiers(
+    snapshot: Snapshot,
+    endpoint: WorkloadEndpoint,
+    direction: Direction,
+    look: "_Look",
+    hook: HostHook,
+) -> tuple[Action, Origin] | None:
+    """What the tiers decide; None where all are skipped or passed."""
+    for tier, policies in snapshot.policies_by_tier:
+        applying = [p for p in policies if applies(snapshot, p, endpoint, direction, hook)]
+        if not applying:
+            look.steps.append(Step("tier", tier.name, SKIPPED))
+            continue
+        found = _walk_tier(snapshot, tier, applying, direction, look)
+        if found is None:
+            end = Action.PASS if hook in EARLY_HOOKS else tier.default_action
+            look.note("tier", tier.name, end)
+            found = end, Origin(kind="Tier", name=tier.name)
+        if found[0] is not Action.PASS:
+            return found
+    return None
 
 
 def _walk_tier(
-    snapshot: Snapshot, tier: Tier, policies: list[Policy], direction: Direction, look: "_Look"
-) -> tuple[Action, Origin]:
+    snapshot: Snapshot,
+    tier: Tier,
+    policies: list[Policy],
+    direction: Direction,
+    look: "_Look",
+) -> tuple[Action, Origin] | None:
     for policy in policies:
         found = look.through(
             snapshot, policy.ingress if direction is Direction.INGRESS else policy.egress
@@ -140,8 +192,7 @@ def _walk_tier(
         if found:
             look.note("tier", tier.name, found[0])
             return found
-    look.note("tier", tier.name, tier.default_action)
-    return tier.default_action, Origin(kind="Tier", name=tier.name)
+    return None
 
 
 def _walk_profiles(

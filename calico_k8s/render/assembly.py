@@ -12,6 +12,7 @@ from calico_k8s.model.resources import Direction
 from calico_k8s.render import names, text
 from calico_k8s.render.dispatch import render_tree
 from calico_k8s.render.groups import RenderedGroup
+from calico_k8s.render.hosts import NO_HOSTS, HostTables
 from calico_k8s.render.marks import mark_layout
 from calico_k8s.render.settings import RenderConfig
 from calico_k8s.render.static import filter_chains, mangle_chains
@@ -22,9 +23,13 @@ Leaves = Mapping[Direction, Mapping[ChainName, int]]
 
 
 def render_tables(
-    config: RenderConfig, version: Version, groups: Iterable[RenderedGroup], leaves: Leaves
+    config: RenderConfig,
+    version: Version,
+    groups: Iterable[RenderedGroup],
+    leaves: Leaves,
+    hosts: HostTables = NO_HOSTS,
 ) -> tuple[Table, ...]:
-    """What is ours in the mangle and the filter table of one family.
+    """What is ours in the mangle and the filter table of one family, and in raw if need be.
 
     Every chain that ``leaves`` names is among the groups'.  A group that no leaf names is kept:
     its endpoints have left it, and packets of theirs may still be inside.
@@ -35,15 +40,26 @@ def render_tables(
         chains |= render_tree(direction, leaves.get(direction, {}), layout)
     for group in groups:
         chains |= group.chains
-    hooks: dict[HookName, tuple[RuleText, ...]] = {
+    first: dict[HookName, tuple[RuleText, ...]] = {
         "INPUT": (text.rule(text.jump(names.INPUT)),),
         "FORWARD": (text.rule(text.jump(names.FORWARD)),),
         "OUTPUT": (text.rule(text.jump(names.OUTPUT)),),
     }
+    for (table, hook), jump in hosts.jumps.items():
+        if table == "mangle":
+            first[hook] = (jump, *first.get(hook, ()))
     return (
-        Table("mangle", version, chains=chains, first=hooks),
+        Table("mangle", version, chains=chains | hosts.chains.get("mangle", {}), first=first),
         _filter_table(config, version),
+        *_raw_table(version, hosts),
     )
+
+
+def _raw_table(version: Version, hosts: HostTables) -> Iterable[Table]:
+    chains = hosts.chains.get("raw")
+    if chains:
+        jumps = {hook: (jump,) for (table, hook), jump in hosts.jumps.items() if table == "raw"}
+        yield Table("raw", version, chains=chains, first=jumps)
 
 
 def _filter_table(config: RenderConfig, version: Version) -> Table:

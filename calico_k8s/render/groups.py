@@ -8,14 +8,15 @@ decided that.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
-from calico_k8s.calc.deltas import Group, Stage
+from calico_k8s.calc.deltas import Group, Polarity, Stage
 from calico_k8s.model.addresses import Version
-from calico_k8s.model.resources import Action, Origin
+from calico_k8s.model.resources import EARLY_HOOKS, Action, HostHook, Origin
 from calico_k8s.render import text
-from calico_k8s.render.names import DENY, stage_chain
+from calico_k8s.render.names import DENY, HOST_DENY, HOST_SKIP, stage_chain
 from calico_k8s.render.notes import Note, NoteKind, denying_chain, log_target
 from calico_k8s.render.rules import NetsIpset, render_rule
 from calico_k8s.render.tables import ChainName, RuleText
@@ -47,6 +48,34 @@ class RenderedGroup(msgspec.Struct, frozen=True):
         return self.chains[self.entry] == _ALLOW_ALL
 
 
+class _Ends(NamedTuple):
+    """Where a chain sends packets."""
+
+    allow: Target
+    deny: Target
+    """Where nothing is told of it."""
+    passed: Target
+    """Where the stage decides nothing."""
+
+
+def _ends_of(hook: HostHook | None) -> _Ends:
+    """Of the last stage: only a host endpoint's group may end without a decision."""
+    if hook is None:
+        return _Ends(RETURN, text.goto(DENY), text.goto(DENY))
+    allow = text.goto(HOST_SKIP) if hook in EARLY_HOOKS else RETURN
+    return _Ends(allow, text.goto(HOST_DENY), RETURN)
+
+
+def asks_passing(group: Group) -> bool:
+    """Whether a pass rule of the group asks a set: its members change while nobody opens a flow."""
+    return any(
+        ipset.polarity is Polarity.MOVES
+        for stage in group.stages
+        for rule in stage.rules
+        for ipset in rule.ipsets()
+    )
+
+
 def render_group(group: Group, version: Version, *, tells: bool = False) -> RenderedGroup:
     """The chains of a group in one family, with those that tell.  Cost: some 10 us a rule."""
     return _Rendering(group, version, tells=tells).render()
@@ -64,11 +93,14 @@ class _Rendering:
 
     def render(self) -> RenderedGroup:
         group = self._group
-        names = [stage_chain(group.id, group.direction, n) for n in range(len(group.stages))]
+        names = [
+            stage_chain(group.id, group.direction, n, group.hook) for n in range(len(group.stages))
+        ]
+        ends = _ends_of(group.hook)
         chains: dict[ChainName, tuple[RuleText, ...]] = {}
         for place, stage in enumerate(group.stages):
-            after = text.goto(names[place + 1] if place + 1 < len(names) else DENY)
-            chains[names[place]] = self._stage(stage, after)
+            after = text.goto(names[place + 1]) if place + 1 < len(names) else ends.passed
+            chains[names[place]] = self._stage(stage, ends._replace(passed=after))
             if not any(rule.endswith(after) for rule in chains[names[place]]):
                 break  # nothing goes on to the stages behind
         for note in self._notes.values():
@@ -76,11 +108,11 @@ class _Rendering:
                 chains[note.name] = denying_chain(note, self._version)
         return RenderedGroup(chains, tuple(self._nets.values()), self._notes)
 
-    def _stage(self, stage: Stage, after: Target) -> tuple[RuleText, ...]:
+    def _stage(self, stage: Stage, ends: _Ends) -> tuple[RuleText, ...]:
         texts: list[RuleText] = []
         for rule in stage.rules:
             note = self._note(rule.action, rule.origin)
-            target = _target(rule.action, after, note)
+            target = _target(rule.action, ends, note)
             rendered = render_rule(rule, self._group.direction, self._version, target)
             texts += rendered.texts
             self._nets |= {made.ipset.name: made for made in rendered.nets}
@@ -91,7 +123,7 @@ class _Rendering:
         note = self._note(stage.end, stage.end_origin)
         if note is not None:
             self._notes[note.name] = note
-        return (*texts, text.rule(_target(stage.end, after, note)))
+        return (*texts, text.rule(_target(stage.end, ends, note)))
 
     def _note(self, action: Action, origin: Origin) -> Note | None:
         kind = _NOTE_KINDS.get(action)
@@ -103,13 +135,13 @@ class _Rendering:
 _NOTE_KINDS = {Action.DENY: NoteKind.DENY, Action.LOG: NoteKind.LOG}
 
 
-def _target(action: Action, after: Target, note: Note | None) -> Target:
+def _target(action: Action, ends: _Ends, note: Note | None) -> Target:
     match action:
         case Action.ALLOW:
-            return RETURN
+            return ends.allow
         case Action.DENY:
-            return text.goto(note.name if note is not None else DENY)
+            return text.goto(note.name) if note is not None else ends.deny
         case Action.PASS:
-            return after
+            return ends.passed
         case Action.LOG:
             return log_target(note) if note is not None else text.log(LOG_PREFIX)

@@ -12,6 +12,8 @@ chain
 ``cali-e0-ID``       first stage of an egress group; ``cali-e1-ID`` the next
 ``cali-i0-ID``       the same of an ingress group
 ``cali-di-HASH``     tells and drops what one cause denies of ingress (``de``: of egress)
+``cali-hi0-ID``      of a host endpoint's group: ``h`` local, ``f`` forwarded, ``n`` pre-DNAT, ``u``
+                     untracked
 ===================  ==========================================================================
 """
 
@@ -20,7 +22,7 @@ from hashlib import blake2b
 
 from calico_k8s.calc.deltas import GroupId, IpsetId
 from calico_k8s.model.addresses import Version
-from calico_k8s.model.resources import Direction
+from calico_k8s.model.resources import Direction, HostHook
 from calico_k8s.render.tables import (
     CHAIN_NAME_MAX,
     CHAIN_PREFIX,
@@ -36,19 +38,32 @@ OUTPUT = ChainName("cali-OUTPUT")
 ACCEPT = ChainName("cali-accept")
 """In the filter table: accepts what the mangle table let through."""
 DENY = ChainName("cali-deny")
+HOST_DENY = ChainName("cali-host-deny")
+"""The same for host endpoints."""
+HOST_SKIP = ChainName("cali-host-skip")
+"""Lets a packet past the later hooks of host endpoints."""
 ROOTS = {
     Direction.EGRESS: ChainName("cali-egress"),
     Direction.INGRESS: ChainName("cali-ingress"),
 }
 
 _LETTERS = {Direction.EGRESS: "e", Direction.INGRESS: "i"}
+_HOOK_LETTERS = {
+    HostHook.LOCAL: "h",
+    HostHook.FORWARDED: "f",
+    HostHook.PRE_DNAT: "n",
+    HostHook.UNTRACKED: "u",
+}
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
 _HASH_BYTES = 8
 
 
-def stage_chain(group: GroupId, direction: Direction, stage: int = 0) -> ChainName:
-    """The chain of one stage of a group; stage 0 is where the mark tree sends its packets."""
-    prefix = f"{CHAIN_PREFIX}{_LETTERS[direction]}{stage}-"
+def stage_chain(
+    group: GroupId, direction: Direction, stage: int = 0, hook: HostHook | None = None
+) -> ChainName:
+    """The chain of one stage of a group; stage 0 is where its packets are sent first."""
+    letter = "" if hook is None else _HOOK_LETTERS[hook]
+    prefix = f"{CHAIN_PREFIX}{letter}{_LETTERS[direction]}{stage}-"
     return ChainName(_fit(prefix, group, CHAIN_NAME_MAX))
 
 
@@ -88,6 +103,11 @@ def dst_ipset(version: Version) -> IpsetName:
 def self_ipset(version: Version) -> IpsetName:
     """(address, interface) of local endpoints that have several addresses of the family."""
     return IpsetName(f"{IPSET_PREFIXES[version]}self")
+
+
+def host_hold_ipset(version: Version) -> IpsetName:
+    """Whose new flows host endpoints deny while sets that their pass rules ask change."""
+    return IpsetName(f"{IPSET_PREFIXES[version]}host-hold")
 
 
 def _fit(prefix: str, identity: str, limit: int) -> str:

@@ -123,11 +123,15 @@ class _Words:
             self.tail.append(text.icmp_is_not(rule.not_icmp, self.version))
 
     def add_peers(self, rule: ResolvedRule, direction: Direction) -> None:
-        end = "src" if direction is Direction.INGRESS else "dst"
-        if rule.peer_ipset is not None:
-            self.tail.append(text.in_set(*self._asked(rule.peer_ipset, end)))
-        for ipset in rule.peer_not_ipsets:
-            self.tail.append(text.not_in_set(*self._asked(ipset, end)))
+        peer, own = ("src", "dst") if direction is Direction.INGRESS else ("dst", "src")
+        for end, asked, not_asked in (
+            (peer, rule.peer_ipset, rule.peer_not_ipsets),
+            (own, rule.own_ipset, rule.own_not_ipsets),
+        ):
+            if asked is not None:
+                self.tail.append(text.in_set(*self._asked(asked, end)))
+            for ipset in not_asked:
+                self.tail.append(text.not_in_set(*self._asked(ipset, end)))
 
     def _asked(self, ipset: Ipset, end: str) -> tuple[IpsetName, str]:
         ends = end if ipset.kind is IpsetKind.NET else f"{end},{end}"

@@ -9,6 +9,12 @@ from typing import Literal
 import msgspec
 
 from calico_k8s.model.addresses import Net
+from calico_k8s.model.failsafes import (
+    DEFAULT_INBOUND,
+    DEFAULT_OUTBOUND,
+    Failsafes,
+    parse_failsafes,
+)
 
 DEFAULT_MARK_MASK = 0xFF001F7F
 """The bits that none of kube-proxy (0x4000, 0x8000), portmap (0x2000), the AWS CNI (0x80) and
@@ -37,6 +43,10 @@ class RenderConfig(msgspec.Struct, frozen=True):
     pod_nets: tuple[Net, ...] = ()
     """Nets from which this node's pods, and nobody else, get their addresses: one of those that is
     no known endpoint's is closed, whatever interface it is behind, before the agent has seen it."""
+    failsafe_inbound: Failsafes = parse_failsafes(DEFAULT_INBOUND)
+    """The node's ports that stay open whatever its host endpoints' policy says."""
+    failsafe_outbound: Failsafes = parse_failsafes(DEFAULT_OUTBOUND)
+    """Ports of others that the node reaches whatever its host endpoints' policy says."""
 
 
 def interface_pattern(text: str) -> str:

@@ -39,6 +39,8 @@ NEW = Match("-m conntrack --ctstate NEW")
 REPLY = Match("-m conntrack --ctstate ESTABLISHED --ctdir REPLY")
 FROM_ELSEWHERE_TO_ONE = Match("-m addrtype ! --src-type LOCAL --dst-type UNICAST")
 """Source is no address of this machine, destination no multicast or broadcast."""
+FROM_ELSEWHERE = Match("-m addrtype ! --src-type LOCAL")
+"""Source is no address of this machine."""
 
 WITHIN_RATE = Match("-m limit --limit 500/sec --limit-burst 500")
 """The rule has not met more packets than that, nor had an idle second to make up for them."""
@@ -94,6 +96,11 @@ def set_mark(value: int, mask: int) -> Target:
 def map_mark(ipset: IpsetName, ends: str) -> Target:
     """Give the packet the mark of its entry in the set; without an entry it keeps its own."""
     return Target(f"-j SET --map-set {ipset} {ends} --map-mark")
+
+
+def untrack() -> Target:
+    """Have conntrack pass the packet by; only in the raw table."""
+    return Target("-j CT --notrack")
 
 
 def log(prefix: str) -> Target:

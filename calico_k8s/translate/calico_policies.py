@@ -1,7 +1,7 @@
 """Calico's policies, tiers, profiles and network sets to the model.
 
 In: objects of ``projectcalico.org/v3``, as they are written or exported.  Out: tiers, policies,
-profile rules and network sets, and findings.  What is about host endpoints alone is told and left.
+profile rules and network sets, and findings.
 
 Source: Calico, api/pkg/apis/projectcalico/v3.
 """
@@ -17,8 +17,10 @@ from calico_k8s.model import keys
 from calico_k8s.model.addresses import Net, parse_net
 from calico_k8s.model.names import NetsetName, PolicyId, ProfileId, SelectorText, TierName
 from calico_k8s.model.resources import (
+    EARLY_HOOKS,
     Action,
     Direction,
+    HostHook,
     Labels,
     NetworkSet,
     Policy,
@@ -54,6 +56,7 @@ from calico_k8s.translate.reading import (
     convert,
 )
 from calico_k8s.translate.selecting import (
+    IN_SOME_NAMESPACE,
     conjunction,
     in_namespace,
     parse_account_selector,
@@ -82,18 +85,14 @@ def read_calico_policy(
     """
     reader = Reader(object_ref(value))
     spec = value.spec if isinstance(value.spec, dict) else {}
-    if spec.get("doNotTrack") or spec.get("preDNAT"):
-        field = "doNotTrack" if spec.get("doNotTrack") else "preDNAT"
-        message = f"spec.{field} is about host endpoints, so no pod is subject to the policy"
-        reader.tell(Code.POLICY_HOST_ONLY, message, ("spec", field))
-        return reader.nothing()
     try:
         if not isinstance(value.spec, dict | None):
             raise Misread(("spec",), "should be a mapping")
         tier = _tier_name(spec)
         order = _order(spec)
         types = _types(spec)
-        selector = _subject(spec, reader.ref.namespace)
+        hook = _host_hook(spec, types)
+        selector = _subject(spec, reader.ref.namespace, hook)
     except Misread as error:
         return _closed(reader, error, spec)
     read = RuleReader(reader, reader.ref.namespace, ports_of)
@@ -107,6 +106,7 @@ def read_calico_policy(
         selector=selector,
         types=types,
         order=order,
+        host_hook=hook,
         ingress=ingress if Direction.INGRESS in types else (),
         egress=egress if Direction.EGRESS in types else (),
     )
@@ -229,8 +229,35 @@ def _types(spec: Document) -> tuple[Direction, ...]:
     return BOTH if spec.get("ingress") else (Direction.EGRESS,)
 
 
-def _subject(spec: Document, namespace: str) -> SelectorText:
+def _host_hook(spec: Document, types: tuple[Direction, ...]) -> HostHook:
+    """What traffic of host endpoints the policy is about.
+
+    Source: Calico, libcalico-go/lib/validator/v3/validator.go, for what is invalid.
+    """
+    flags = {}
+    for field in ("applyOnForward", "preDNAT", "doNotTrack"):
+        flags[field] = spec.get(field) or False
+        if not isinstance(flags[field], bool):
+            raise Misread(("spec", field), "should be true or false")
+    if flags["preDNAT"] and flags["doNotTrack"]:
+        raise Misread(("spec", "doNotTrack"), "cannot stand beside preDNAT")
+    early = next((field for field in ("preDNAT", "doNotTrack") if flags[field]), None)
+    if early is not None and not flags["applyOnForward"]:
+        raise Misread(("spec", early), "needs applyOnForward beside it")
+    if flags["preDNAT"]:
+        if Direction.EGRESS in types or spec.get("egress"):
+            raise Misread(("spec", "preDNAT"), "is for ingress only")
+        return HostHook.PRE_DNAT
+    if flags["doNotTrack"]:
+        return HostHook.UNTRACKED
+    return HostHook.FORWARDED if flags["applyOnForward"] else HostHook.LOCAL
+
+
+def _subject(spec: Document, namespace: str, hook: HostHook) -> SelectorText:
+    """Whom the policy selects: early policy no pods, whatever its selector, as the API has it."""
     parts: list[grammar.Selector] = [in_namespace(namespace)] if namespace else []
+    if hook in EARLY_HOOKS:
+        parts.append(grammar.Not(IN_SOME_NAMESPACE))
     for field in ("selector", "namespaceSelector", "serviceAccountSelector"):
         path: FieldPath = ("spec", field)
         text = spec.get(field) or ""

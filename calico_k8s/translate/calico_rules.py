@@ -155,8 +155,8 @@ class RuleReader:
             raise Misread(
                 (*path, "action"), f"'{fields.action}' is none of Allow, Deny, Pass and Log"
             )
-        protocol = _protocol(fields.protocol, (*path, "protocol"))
-        not_protocol = _protocol(fields.not_protocol, (*path, "notProtocol"))
+        protocol = read_protocol(fields.protocol, (*path, "protocol"))
+        not_protocol = read_protocol(fields.not_protocol, (*path, "notProtocol"))
         icmp = _icmp(fields.icmp, protocol, (*path, "icmp"))
         not_icmp = _icmp(fields.not_icmp, protocol, (*path, "notICMP"))
         family = _FAMILY.get(protocol or 0)
@@ -282,7 +282,12 @@ def _refuse(document: Document, path: FieldPath) -> None:
             raise Misread((*path, end, "domains"), "cannot be matched: only addresses can")
 
 
-def _protocol(written: int | str | None, path: FieldPath) -> Protocol | None:
+def read_protocol(written: int | str | None, path: FieldPath) -> Protocol | None:
+    """A protocol by name or number; None where none is written.
+
+    Raises:
+        Misread: it is no protocol.
+    """
     if written is None:
         return None
     number = PROTOCOL_NUMBERS.get(written.lower()) if isinstance(written, str) else written

@@ -27,10 +27,15 @@ import msgspec
 
 from calico_k8s.model import keys
 from calico_k8s.model.names import NodeName, ProfileId
-from calico_k8s.model.resources import Labels, Value
+from calico_k8s.model.resources import Labels, Node, Value
 from calico_k8s.translate import objects
 from calico_k8s.translate.exposure import ExposureIndex
 from calico_k8s.translate.findings import Finding, Name, ObjectRef
+from calico_k8s.translate.host_endpoints import (
+    ALLOW_ALL_PROFILE,
+    allow_all_rules,
+    auto_host_endpoint,
+)
 from calico_k8s.translate.labels import SERVICE_ACCOUNT_PREFIX, inherited_labels
 from calico_k8s.translate.namespaces import (
     NamespaceReading,
@@ -106,6 +111,8 @@ class Translator:
         self._endpoint_keys: dict[Name, keys.EndpointKey] = {}
         self._endpoints_by_node: Counter[NodeName] = Counter()
         self._pending: dict[keys.Key, Value | None] = {}
+        if settings.auto_host_endpoints:
+            self._pending[keys.ProfileRulesKey(ALLOW_ALL_PROFILE)] = allow_all_rules()
         self._emitted: dict[keys.Key, Value] = {}
         self._findings: dict[ObjectRef, tuple[Finding, ...]] = {}
         self._changed_findings: set[ObjectRef] = set()
@@ -155,6 +162,8 @@ class Translator:
             case "Node":
                 self._pending[keys.NodeKey(NodeName(name.name))] = None
                 self._policies.set_node(name.name, None)
+                made = auto_host_endpoint(Node(NodeName(name.name)))
+                self._pending[keys.HostEndpointKey(made.node, made.name)] = None
             case _:
                 self._policies.remove(ref)
         self._set_findings(ref, ())
@@ -354,6 +363,9 @@ class Translator:
         record, findings = read_node(node)
         self._pending[keys.NodeKey(record.name)] = record
         self._policies.set_node(record.name, record)
+        if self._settings.auto_host_endpoints:
+            made = auto_host_endpoint(record)
+            self._pending[keys.HostEndpointKey(made.node, made.name)] = made
         return findings
 
 

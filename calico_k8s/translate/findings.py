@@ -33,7 +33,6 @@ class Code(StrEnum):
     LABEL_RESERVED = "label-reserved"
     OBJECT_DUPLICATE = "object-duplicate"
     OBJECT_INVALID = "object-invalid"
-    POLICY_HOST_ONLY = "policy-host-only"
     POLICY_INVALID = "policy-invalid"
     POLICY_SERVICE_UNKNOWN = "policy-service-unknown"
     SERVICE_EXTERNAL_NAME = "service-external-name"
@@ -48,7 +47,6 @@ _WARNINGS = frozenset(
         Code.FLAG_CONFLICT,
         Code.LABEL_RESERVED,
         Code.OBJECT_DUPLICATE,
-        Code.POLICY_HOST_ONLY,
         Code.POLICY_SERVICE_UNKNOWN,
     }
 )

@@ -36,6 +36,8 @@ class TranslateSettings(msgspec.Struct, frozen=True):
     annotation_keys: tuple[str, ...] = ANNOTATION_KEYS
     """In order: the first that a pod has holds its policy."""
     default_namespace_policy: Flag = "open"
+    auto_host_endpoints: bool = False
+    """Whether each node has a host endpoint of its own that allows what no policy speaks of."""
 
 
 class NamespaceReading(NamedTuple):

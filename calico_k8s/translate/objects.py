@@ -249,6 +249,13 @@ class CalicoProfile(msgspec.Struct, frozen=True):
     spec: Any = None
 
 
+class CalicoHostEndpoint(msgspec.Struct, frozen=True):
+    """``projectcalico.org/v3/HostEndpoint``."""
+
+    metadata: Metadata
+    spec: Any = None
+
+
 PolicyObject = (
     NetworkPolicy
     | ClusterNetworkPolicy
@@ -258,6 +265,7 @@ PolicyObject = (
     | GlobalNetworkSet
     | CalicoNetworkSet
     | CalicoProfile
+    | CalicoHostEndpoint
 )
 """Objects that are nothing but policy."""
 
@@ -298,6 +306,7 @@ KINDS: Mapping[str, KindInfo] = {
     "GlobalNetworkSet": KindInfo(_CALICO, GlobalNetworkSet, is_namespaced=False),
     "NetworkSet": KindInfo(_CALICO, CalicoNetworkSet, is_namespaced=True),
     "Profile": KindInfo(_CALICO, CalicoProfile, is_namespaced=False),
+    "HostEndpoint": KindInfo(_CALICO, CalicoHostEndpoint, is_namespaced=False),
 }
 """By the name that a kind has here: in findings, in origins and keys of policies."""
 

@@ -25,6 +25,7 @@ from calico_k8s.translate.calico_policies import (
 from calico_k8s.translate.cluster_network_policies import read_cluster_network_policy
 from calico_k8s.translate.derived_sets import DerivedSets, Items
 from calico_k8s.translate.findings import Code, Finding, Name, ObjectRef, make_finding
+from calico_k8s.translate.host_endpoints import read_host_endpoint
 from calico_k8s.translate.network_policies import read_network_policy
 from calico_k8s.translate.objects import EndpointSlice, PolicyObject, object_ref
 from calico_k8s.translate.reading import Reading
@@ -149,6 +150,8 @@ class PolicyBook:
                 return read_tier(value)
             case objects.CalicoProfile():
                 return read_profile(value, self._derived.ports_of)
+            case objects.CalicoHostEndpoint():
+                return read_host_endpoint(value)
             case objects.GlobalNetworkSet() | objects.CalicoNetworkSet():
                 namespace = object_ref(value).namespace
                 return read_network_set(value, self._namespaces.get(namespace, {}))

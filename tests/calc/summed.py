@@ -15,6 +15,7 @@ from calico_k8s.calc.deltas import (
     IpsetId,
     IpsetKind,
     LocalEndpoint,
+    LocalHostEndpoint,
     Member,
     PortMember,
 )
@@ -33,6 +34,7 @@ class Summed:
     members: dict[IpsetId, set[Member]] = field(default_factory=dict)
     groups: dict[GroupId, Group] = field(default_factory=dict)
     endpoints: dict[EndpointId, LocalEndpoint] = field(default_factory=dict)
+    hosts: dict[EndpointId, LocalHostEndpoint] = field(default_factory=dict)
 
     def add(self, deltas: Deltas) -> None:
         """Add one flush; fails where it says more than it must, or less."""
@@ -51,6 +53,13 @@ class Summed:
         for endpoint_id in deltas.endpoints_removed:
             assert endpoint_id not in deltas.endpoints_updated
             del self.endpoints[endpoint_id]
+        for endpoint_id, host in deltas.hosts_updated.items():
+            assert host.endpoint.id == endpoint_id
+            assert self.hosts.get(endpoint_id) != host, "an update that changes nothing"
+            self.hosts[endpoint_id] = host
+        for endpoint_id in deltas.hosts_removed:
+            assert endpoint_id not in deltas.hosts_updated
+            del self.hosts[endpoint_id]
         self._check_references()
 
     def _add_sets(self, deltas: Deltas) -> None:
@@ -75,6 +84,7 @@ class Summed:
 
     def _check_references(self) -> None:
         used = {g for e in self.endpoints.values() for g in (e.ingress, e.egress)}
+        used |= {asked.group for host in self.hosts.values() for asked in host.groups}
         assert used == self.groups.keys()
         assert {ipset.id: ipset for ipset in asked_by(self.groups.values())} == self.ipsets
 
@@ -94,9 +104,7 @@ def asked_by(groups: Iterable[Group]) -> Iterable[Ipset]:
     for group in groups:
         for stage in group.stages:
             for rule in stage.rules:
-                yield from rule.peer_not_ipsets
-                if rule.peer_ipset is not None:
-                    yield rule.peer_ipset
+                yield from rule.ipsets()
 
 
 def fresh(node: NodeName, items: Mapping[Key, Value]) -> tuple[Graph, Summed]:

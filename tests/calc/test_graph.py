@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from calico_k8s.calc.deltas import Deltas
 from calico_k8s.calc.graph import Graph
-from calico_k8s.calc.judge import judge_group
+from calico_k8s.calc.judge import judge_group, judge_hook_group
 from calico_k8s.model.addresses import Address, address_version
 from calico_k8s.model.keys import Key
 from calico_k8s.model.names import NodeName
-from calico_k8s.model.resources import Action, Direction, Value
+from calico_k8s.model.resources import Action, Direction, HostHook, Value
 from calico_k8s.policy.match import Flow
 from calico_k8s.policy.snapshot import Snapshot
-from calico_k8s.policy.verdict import decide
+from calico_k8s.policy.verdict import decide, decide_at
 from tests.calc.summed import Summed, asked_by, fresh
 from tests.model_strategies import NODES, edits, samples, states
 from tests.states import HISTORIES, TCP, State, replays
@@ -87,6 +87,17 @@ def assert_decided_alike(snapshot: Snapshot, node: NodeName, summed: Summed, flo
         group = local.ingress if direction is Direction.INGRESS else local.egress
         decided = judge_group(summed.groups[group], flow, summed.holds)
         assert (decided.action, decided.origin) == (decision.action, decision.deciding)
+    for name, endpoint in snapshot.host_endpoints.items():
+        if name.node != node:
+            assert name not in summed.hosts
+            continue
+        groups = {(asked.hook, asked.direction): asked.group for asked in summed.hosts[name].groups}
+        for hook, direction in product(HostHook, Direction):
+            said = decide_at(snapshot, endpoint.as_peer(), direction, flow, hook)
+            identity = groups.get((hook, direction))
+            held = identity and judge_hook_group(summed.groups[identity], flow, summed.holds)
+            wanted = said and (said.action, said.deciding)
+            assert (held and (held.action, held.origin)) == wanted, (hook, direction)
 
 
 @given(states, edits)
@@ -118,7 +129,8 @@ def test_the_graph_holds_what_it_said_and_groups_end_with_a_denial(state: State)
     for group in summed.groups.values():
         assert {ipset.direction for ipset in asked_by([group])} <= {group.direction}
         assert [s.tier for s in group.stages].index(None) == len(group.stages) - 1
-        assert group.stages[-1].end is Action.DENY
+        decides = group.hook in (None, HostHook.LOCAL)
+        assert group.stages[-1].end is (Action.DENY if decides else Action.PASS)
         assert all(rule.action is not Action.PASS for rule in group.stages[-1].rules)
 
 

@@ -30,7 +30,7 @@ def test_owners_are_the_definitions_and_an_update_names_whom_it_touches(
             () if old is None else old.addresses,
             () if new is None else new.addresses,
             None if old is None else claim(old),
-            (0.0, "", identity) if new is None else claim(new),
+            (False, 0.0, "", identity) if new is None else claim(new),
         )
         if new is not None:
             present[identity] = new

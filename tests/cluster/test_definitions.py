@@ -250,7 +250,7 @@ def test_what_the_api_server_takes_is_understood(kind: str, spec: Document) -> N
     decoded = decode_object(name, document(kind, spec))
     assert decoded.object is not None
     codes = {finding.code for finding in translate_all([decoded.object]).findings}
-    assert codes <= {Code.TIER_UNKNOWN, Code.POLICY_SERVICE_UNKNOWN, Code.POLICY_HOST_ONLY}
+    assert codes <= {Code.TIER_UNKNOWN, Code.POLICY_SERVICE_UNKNOWN}
 
 
 def test_the_examples_of_the_docs_are_taken(defined: ApiServer) -> None:

@@ -21,13 +21,36 @@ from calico_k8s.lab.plan import PodId, PodNetwork
 from calico_k8s.lab.question import Outcome
 from calico_k8s.lab.stream import StreamKind
 from calico_k8s.model import codec
-from calico_k8s.model.keys import SettingKey, key_path
-from calico_k8s.model.resources import Action, Setting
+from calico_k8s.model.keys import (
+    HostEndpointKey,
+    Key,
+    PolicyKey,
+    ProfileRulesKey,
+    SettingKey,
+    key_path,
+)
+from calico_k8s.model.names import PolicyId, ProfileId, SelectorText
+from calico_k8s.model.resources import (
+    Action,
+    Direction,
+    EntityMatch,
+    HostEndpoint,
+    HostHook,
+    Origin,
+    Policy,
+    PortRange,
+    Rule,
+    Rules,
+    Setting,
+    Value,
+)
+from calico_k8s.translate.tiers import DEFAULT_TIER
 from tests.cluster.controllers import wait_for
 from tests.cluster.live import NODE_1, NODE_2, NODES
 from tests.cluster.objects import pod_path
-from tests.cluster.proxied import ADDRESSES, PODS, ProxiedCluster, proxied_cluster
+from tests.cluster.proxied import ADDRESSES, PODS, SERVICES, ProxiedCluster, proxied_cluster
 from tests.cluster.proxies import SYNC_S, ProxyKind
+from tests.lab.plans import TCP
 
 pytestmark = [pytest.mark.cluster, pytest.mark.kernel, pytest.mark.timeout(180)]
 
@@ -316,6 +339,60 @@ def test_live_connections_through_services_end_when_policy_denies_them_and_only_
         assert {beat.verdict for beat in stream.beats()} == {Action.ALLOW}, stream.probe
     assert [late[probe] for probe in ended] == [{Action.DENY}] * len(ended)
     wait_for(lambda: all(proxied.answered_by(ended)))
+
+
+HOST_NODE_PORT, POD_PORT = SERVICES["shop/shown"].node_port, SERVICES["shop/shown"].target
+ORIGIN = Origin("GlobalNetworkPolicy", name="hosts")
+OPEN = ProfileId("profile.hosts")
+
+
+def of_hosts(hook: HostHook, port: int) -> dict[Key, Value]:
+    """A policy of every host endpoint: everybody but for one port of TCP."""
+    identity = PolicyId("GlobalNetworkPolicy", "", "hosts")
+    dst = EntityMatch(ports=(PortRange(port, port),))
+    denied = Rule(Action.DENY, ORIGIN, protocol=TCP, dst=dst)
+    selector, types = SelectorText('role == "host"'), (Direction.INGRESS,)
+    ingress = (denied, Rule(Action.PASS, ORIGIN))
+    policy = Policy(identity, DEFAULT_TIER, selector, types, None, ingress, host_hook=hook)
+    return {PolicyKey(DEFAULT_TIER, identity): policy}
+
+
+def test_node_ports_are_judged_before_dnat_and_what_they_lead_to_after(
+    proxied: ProxiedCluster,
+) -> None:
+    """At the uplink of the pod's node: a port that is meant there, or the pod's that it becomes."""
+    store = proxied.live.store.store
+    everything = (Rule(Action.ALLOW, ORIGIN),)
+    uplink = HostEndpoint(NODE_2, "uplink", "eth0", (), {"role": "host"}, profiles=(OPEN,))
+    stored: dict[Key, Value] = {
+        ProfileRulesKey(OPEN): Rules(everything, everything),
+        HostEndpointKey(NODE_2, "uplink"): uplink,
+    }
+    ways = [proxied.via_node("outside", "node-2", "shop/shown", version) for version in (4, 6)] + [
+        proxied.via_node("outside", "node-1", "shop/shown", 4),
+        proxied.via_cluster_ip("ops/near", "shop/shown", 4),
+        proxied.via_cluster_ip("ops/far", "shop/shown", 4),
+        proxied.via_node("outside", "node-2", "ops/client-local", 4),
+    ]
+    shown, client = "shop/shown", "ops/client"
+    phases: list[tuple[dict[Key, Value], list[str]]] = [
+        ({}, [shown, shown, shown, shown, shown, client]),
+        (of_hosts(HostHook.PRE_DNAT, HOST_NODE_PORT), ["", "", shown, shown, shown, client]),
+        (of_hosts(HostHook.FORWARDED, POD_PORT), ["", "", "", "", shown, client]),
+        (of_hosts(HostHook.FORWARDED, HOST_NODE_PORT), [shown] * 5 + [client]),
+    ]
+    try:
+        for policy, wanted in phases:
+            stored |= policy
+            store.transact([Put(key_path(k), codec.encode(v)) for k, v in stored.items()])
+            wait_for(
+                lambda wanted=wanted: proxied.answered_by(ways) == wanted,  # type: ignore[misc]
+                lambda: f"{proxied.answered_by(ways)}\n{proxied.rules()[NODE_2]}",
+            )
+    finally:
+        store.transact([Delete(key_path(key)) for key in stored])
+        proxied.live.wait_in_force()
+    wait_for(lambda: "cali-host-in" not in proxied.rules()[NODE_2])
 
 
 SYN_FIN = 0x03

@@ -80,15 +80,6 @@ PROGRAMMED = "Programmed True Programmed: on 2 of 2 nodes"
                 "Programmed False NotEnforced: about tier-unknown",
             ],
         ),
-        (
-            None,
-            (Code.POLICY_HOST_ONLY,),
-            [
-                "Accepted False PolicyHostOnly: about policy-host-only",
-                RESOLVED,
-                "Programmed False NotEnforced: about policy-host-only",
-            ],
-        ),
     ],
 )
 def test_conditions_say_what_was_found(

@@ -20,7 +20,16 @@ from calico_k8s.errors import StoreConflict
 from calico_k8s.model import codec, keys
 from calico_k8s.model.addresses import parse_address
 from calico_k8s.model.names import EndpointId, NamespaceName, NodeName, ProfileId, TierName
-from calico_k8s.model.resources import Labels, Ready, Rules, Setting, Tier, Value, WorkloadEndpoint
+from calico_k8s.model.resources import (
+    HostEndpoint,
+    Labels,
+    Ready,
+    Rules,
+    Setting,
+    Tier,
+    Value,
+    WorkloadEndpoint,
+)
 
 Items = dict[keys.Key, Value]
 PROFILE = ProfileId("namespace.shop")
@@ -231,3 +240,15 @@ def test_when_it_was_written_is_part_of_the_write(store: Store) -> None:
     assert stamp is not None
     assert stamp.changed == before
     assert stamp.written >= found.written
+
+
+def test_a_host_endpoint_comes_after_what_it_allows_and_goes_before(store: Store) -> None:
+    watched = Watched(store)
+    reconciler = Reconciler(watched)  # type: ignore[arg-type]  # the rest by __getattr__
+    host = keys.HostEndpointKey(NodeName("node-1"), "uplink")
+    reconciler.write(
+        {host: HostEndpoint(NodeName("node-1"), "uplink", "eth0"), RULES: Rules()}, set()
+    )
+    reconciler.write({}, {RULES, host})
+    done = [keys.parse_path(each.key) for each in watched.done if each.key != keys.WRITTEN_PATH]
+    assert done == [RULES, host, host, RULES]

@@ -34,7 +34,7 @@ from tests.render.kernels import restore_text
 from tests.simulate import SimulatedIpset
 
 BOTH: tuple[Version, ...] = (4, 6)
-TABLES: tuple[TableName, ...] = ("mangle", "filter")
+TABLES: tuple[TableName, ...] = ("raw", "mangle", "filter")
 
 
 @dataclass

@@ -30,6 +30,7 @@ from calico_k8s.model.resources import (
     Value,
     WorkloadEndpoint,
 )
+from calico_k8s.policy.host_verdict import Passage, failsafes_of, judge_host
 from calico_k8s.policy.match import Flow
 from calico_k8s.policy.snapshot import Snapshot
 from calico_k8s.policy.verdict import POD_TO_HOST_ACTION, decide
@@ -37,6 +38,7 @@ from calico_k8s.render.endpoints import Attachment
 from calico_k8s.render.settings import RenderConfig
 from calico_k8s.render.tables import WORKLOAD_LINK_GROUP, IpsetName
 from tests.fakes.kernel import FakeKernel
+from tests.laws.test_simulated_definition import OWN_LINKS
 from tests.render.kernels import UPLINK
 from tests.simulate import Kernel, Packet, SimulatedIpset
 from tests.worlds import (
@@ -80,6 +82,13 @@ class Definition:
         flow = Flow(
             packet.src, packet.dst, packet.protocol, packet.sport, packet.dport, packet.icmp
         )
+        leaves = None if packet.dst in OWN else packet.out_interface
+        passage = Passage(NODE, flow, packet.in_interface, leaves)
+        return self._pods_allow(packet, flow) and (
+            judge_host(self._snapshot, passage, OWN_LINKS).allowed
+        )
+
+    def _pods_allow(self, packet: Packet, flow: Flow) -> bool:
         src, dst = self._local(packet.src), self._local(packet.dst)
         comes_from = "" if src is None else self._world.places.get(src.id, "")
         if src is None and packet.in_interface in LINKS:
@@ -199,12 +208,13 @@ class Agent:
         config = RenderConfig(
             mark_mask=self.config.mark_mask,
             pod_to_host_action=action,  # type: ignore[arg-type]  # of three
+            failsafe_inbound=failsafes_of(world.snapshot(), NODE, Direction.INGRESS),
         )
         if not self.enforcer.has_begun:
             self.enforcer.begin(config, self.now_s)
         elif settings_changed:
             self.enforcer.configure(config)
-        self.enforcer.carry_out(self.attachments(), self.now_s)
+        self.enforcer.carry_out(self.attachments(), self.now_s, OWN_LINKS)
         return self.kernel.changes - before
 
     def attachments(self) -> dict[Address, Attachment]:

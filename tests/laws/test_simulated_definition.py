@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from hypothesis import given
 
 from calico_k8s.calc.deltas import LocalEndpoint
-from calico_k8s.model.addresses import address_version
+from calico_k8s.model.addresses import Address, address_version
 from calico_k8s.model.keys import Key
 from calico_k8s.model.names import NodeName
-from calico_k8s.model.resources import ICMP, ICMPV6, Node, Value
+from calico_k8s.model.resources import ICMP, ICMPV6, Direction, Node, Value
+from calico_k8s.policy.host_verdict import failsafes_of
 from calico_k8s.policy.match import Flow
 from calico_k8s.policy.snapshot import Snapshot
 from calico_k8s.policy.verdict import POD_TO_HOST_ACTION, judge
@@ -26,12 +27,24 @@ from tests.render.kernels import UPLINK, VERSIONS, simulated
 from tests.render.states import State, rendered
 from tests.simulate import Kernel, Outcome, Packet
 
+OWN_LINKS = {Address("192.168.0.1"): "eth0", Address("fd00:1::1"): "eth1"}
+"""Where a node's addresses are, for host endpoints without an interface's name."""
+
 
 class SimulatedNode:
     """A node of a cluster: its kernel, and who is on it."""
 
-    def __init__(self, name: NodeName, items: Mapping[Key, Value], *, tells: bool = False) -> None:
+    def __init__(
+        self,
+        name: NodeName,
+        items: Mapping[Key, Value],
+        *,
+        tells: bool = False,
+        with_hosts: bool = False,
+    ) -> None:
         graph, summed = fresh(name, items)
+        snapshot = Snapshot.from_items(items)
+        self.graph = graph
         endpoints: dict[LocalEndpoint, Attachment | None] = {
             endpoint: Attachment(f"cali{number}")
             for number, endpoint in enumerate(summed.endpoints.values())
@@ -44,7 +57,14 @@ class SimulatedNode:
             members={
                 ipset: tuple(summed.members[identity]) for identity, ipset in summed.ipsets.items()
             },
-            config=RenderConfig(pod_to_host_action=action, tells=tells),  # type: ignore[arg-type]  # of three
+            config=RenderConfig(
+                pod_to_host_action=action,  # type: ignore[arg-type]  # of three
+                tells=tells,
+                failsafe_inbound=failsafes_of(snapshot, name, Direction.INGRESS),
+                failsafe_outbound=failsafes_of(snapshot, name, Direction.EGRESS),
+            ),
+            hosts=tuple(summed.hosts.values()) if with_hosts else (),
+            own=OWN_LINKS,
         )
         self.notes: dict[str, Note] = {
             prefix: note

@@ -66,10 +66,11 @@ PATHS: list[tuple[str, Key | None]] = [
         "/v1/policy/tier/default/policy/GlobalNetworkPolicy..web",
         keys.PolicyKey(TierName("default"), PolicyId("GlobalNetworkPolicy", "", "web")),
     ),
+    ("/v1/host/n1/endpoint/uplink", keys.HostEndpointKey(NodeName("n1"), "uplink")),
     ("/v1/netset/office", keys.NetsetKey(NetsetName("office"))),
     # Not ours to read: left alone.
     ("/v1/leader", None),
-    ("/v1/host/n1/endpoint/eth1", None),
+    ("/v1/host/n1/endpoint", None),
     ("/v1/host/n1/workload/k8s/prod/endpoint/eth0", None),
     ("/v1/host/n1/workload/k8s/.db/endpoint/eth0", None),
     ("/v1/host/n1/workload/k8s/prod./endpoint/eth0", None),

@@ -10,6 +10,7 @@ from calico_k8s.render.endpoints import (
     render_ipset,
     render_member,
 )
+from calico_k8s.render.hosts import hold_ipset
 from calico_k8s.render.marks import mark_layout
 from calico_k8s.render.tables import WORKLOAD_LINK_GROUP, IpsetName, KernelIpset, RuleText, Table
 from tests.render.states import State, numbers, rendered, tables
@@ -43,6 +44,8 @@ def ipsets(state: State) -> dict[IpsetName, SimulatedIpset]:
 def _empty(state: State) -> Iterator[KernelIpset]:
     for version in VERSIONS:
         yield from endpoint_ipsets(version)
+        if state.hosts:
+            yield hold_ipset(version)
         yield from (render_ipset(asked, version) for asked in state.members)
 
 

@@ -8,24 +8,37 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from calico_k8s.calc.deltas import (
+    Deltas,
     Group,
     GroupId,
+    HostGroup,
     Ipset,
     IpsetId,
     IpsetKind,
     LocalEndpoint,
+    LocalHostEndpoint,
     Member,
     Polarity,
     PortMember,
     ResolvedRule,
     Stage,
 )
+from calico_k8s.felix.hostbook import HostBook
 from calico_k8s.model.addresses import Address, Net, Version, parse_net
 from calico_k8s.model.names import EndpointId, NamespaceName, NodeName, TierName
-from calico_k8s.model.resources import Action, Direction, IcmpMatch, Origin, PortRange
+from calico_k8s.model.resources import (
+    Action,
+    Direction,
+    HostEndpoint,
+    HostHook,
+    IcmpMatch,
+    Origin,
+    PortRange,
+)
 from calico_k8s.render.assembly import Leaves, render_tables
 from calico_k8s.render.endpoints import Attachment
 from calico_k8s.render.groups import RenderedGroup, render_group
+from calico_k8s.render.hosts import HostTables
 from calico_k8s.render.marks import FIRST_GROUP, Number
 from calico_k8s.render.settings import RenderConfig
 from calico_k8s.render.tables import ChainName, Table
@@ -36,6 +49,7 @@ INGRESS, EGRESS = Direction.INGRESS, Direction.EGRESS
 
 BACKEND = Ipset(IpsetId("backend"), IpsetKind.NET, Polarity.OPENS, INGRESS)
 BANNED = Ipset(IpsetId("banned"), IpsetKind.NET, Polarity.CLOSES, INGRESS)
+SERVERS = Ipset(IpsetId("servers"), IpsetKind.NET, Polarity.OPENS, INGRESS)
 WEB_PORTS = Ipset(IpsetId("web-ports"), IpsetKind.ADDRESS_PORT, Polarity.OPENS, EGRESS)
 
 
@@ -47,6 +61,9 @@ class State(NamedTuple):
     endpoints: Mapping[LocalEndpoint, Attachment | None]
     members: Mapping[Ipset, tuple[Member, ...]]
     config: RenderConfig = RenderConfig()
+    hosts: tuple[LocalHostEndpoint, ...] = ()
+    own: Mapping[Address, str] = {}
+    """The interface of each of the node's addresses."""
 
 
 def allow(**criteria: object) -> ResolvedRule:
@@ -94,6 +111,11 @@ def tier(name: str, *rules: ResolvedRule, end: Action = Action.DENY) -> Stage:
     return Stage(TierName(name), rules, end, Origin(kind="Tier", name=name))
 
 
+def tier_end() -> Stage:
+    """The last stage of a group that has not to decide."""
+    return Stage(None, (), Action.PASS, ORIGIN)
+
+
 def group(name: str, direction: Direction, *stages: Stage) -> Group:
     """A group of these stages."""
     return Group(GroupId(name), direction, stages)
@@ -120,7 +142,7 @@ def numbers(state: State) -> dict[GroupId, int]:
     both = [rendered(state, 4), rendered(state, 6)]
     found: dict[GroupId, int] = {}
     free = dict.fromkeys(Direction, int(FIRST_GROUP))
-    for made in state.groups:
+    for made in _of_pods(state):
         if all(family[made.id].allows_all for family in both):
             found[made.id] = Number.ALLOW_ALL
         else:
@@ -134,11 +156,27 @@ def tables(state: State, version: Version) -> tuple[Table, ...]:
     made, given = rendered(state, version), numbers(state)
     leaves: Leaves = {
         direction: _leaves(
-            (made[g.id].entry, given[g.id]) for g in state.groups if g.direction is direction
+            (made[g.id].entry, given[g.id]) for g in _of_pods(state) if g.direction is direction
         )
         for direction in Direction
     }
-    return render_tables(state.config, version, made.values(), leaves)
+    of_pods = [made[g.id] for g in _of_pods(state)]
+    return render_tables(state.config, version, of_pods, leaves, hosts_of(state)[version])
+
+
+def hosts_of(state: State) -> dict[Version, HostTables]:
+    """What the state's host endpoints ask."""
+    book = HostBook((4, 6), tells=state.config.tells)
+    deltas = Deltas(
+        groups_updated={g.id: g for g in state.groups if g.hook is not None},
+        hosts_updated={host.endpoint.id: host for host in state.hosts},
+    )
+    book.take(deltas, state.own)
+    return book.tables(state.config)
+
+
+def _of_pods(state: State) -> list[Group]:
+    return [made for made in state.groups if made.hook is None]
 
 
 def _leaves(pairs: Iterable[tuple[ChainName, int]]) -> dict[ChainName, int]:
@@ -200,6 +238,48 @@ MANY_GROUPS = tuple(
     for n in range(22)
 )
 
+HOST_RULES = (
+    deny(peer_ipset=BANNED),
+    allow(protocol=TCP, peer_ipset=BACKEND, dst_ports=ports(9100), own_ipset=SERVERS),
+)
+
+
+def host_group(hook: HostHook, direction: Direction, *stages: Stage) -> Group:
+    """A group of host endpoints, named by what it is asked."""
+    return Group(GroupId(f"{hook.value}-{direction.value}"), direction, stages, hook)
+
+
+def host_endpoint(name: str, interface: str, *groups: Group) -> LocalHostEndpoint:
+    """A host endpoint of this node that asks these groups."""
+    asked = (HostGroup(g.hook, g.direction, g.id) for g in groups if g.hook is not None)
+    return LocalHostEndpoint(HostEndpoint(NodeName("n1"), name, interface), tuple(asked))
+
+
+HOST_GROUPS = (
+    host_group(
+        HostHook.LOCAL, INGRESS, tier("security", *HOST_RULES, end=Action.PASS), profiles(allow())
+    ),
+    host_group(HostHook.LOCAL, EGRESS, profiles()),
+    host_group(
+        HostHook.FORWARDED,
+        INGRESS,
+        tier("security", *HOST_RULES),
+        tier_end(),
+    ),
+    host_group(
+        HostHook.PRE_DNAT, INGRESS, tier("security", *HOST_RULES, end=Action.PASS), tier_end()
+    ),
+    host_group(
+        HostHook.UNTRACKED, INGRESS, tier("security", *HOST_RULES, end=Action.PASS), tier_end()
+    ),
+    host_group(
+        HostHook.UNTRACKED,
+        EGRESS,
+        tier("security", allow(protocol=UDP), end=Action.PASS),
+        tier_end(),
+    ),
+)
+
 GOLDEN: Mapping[str, State] = {
     "no-pods": State(
         "Nothing is known yet: what workload interfaces send or receive is dropped, the rest of"
@@ -259,6 +339,18 @@ GOLDEN: Mapping[str, State] = {
             invalid_action="allow",
             workload_interfaces=("cali+", "veth+"),
             tells=True,
+        ),
+    ),
+    "host-endpoints": State(
+        "Nobody's pods; interface eth0 with policy at every hook, and every other interface with"
+        " the same where connections are tracked: ports that stay open come first everywhere but in"
+        " what passes through, and nothing is accepted.",
+        HOST_GROUPS,
+        {},
+        MEMBERS | {SERVERS: nets("192.168.0.0/24", "fd00::/64")},
+        hosts=(
+            host_endpoint("every", "*", *HOST_GROUPS),
+            host_endpoint("uplink", "eth0", *HOST_GROUPS),
         ),
     ),
     "named-interfaces": State(

@@ -4,7 +4,7 @@ import pytest
 
 from calico_k8s.model import codec, keys
 from calico_k8s.model.names import ProfileId, TierName
-from calico_k8s.model.resources import Action, Labels, Rules, Tier
+from calico_k8s.model.resources import Action, HostHook, Labels, Rules, Tier
 from tests.nine_pods import World
 
 ELSEWHERE = "y/a y/b y/c z/a z/b z/c outside"
@@ -196,9 +196,32 @@ def test_a_spec_that_is_no_mapping_denies_everything_and_no_spec_is_an_empty_one
 
 
 @pytest.mark.parametrize("field", ["doNotTrack", "preDNAT"])
-def test_a_policy_of_host_endpoints_is_told_and_selects_no_pod(field: str) -> None:
+def test_an_early_policy_is_of_host_endpoints_and_selects_no_pod(field: str) -> None:
     world = World(everywhere(f"{field}: true, applyOnForward: true, ingress: [{{action: Deny}}]"))
-    assert (world.sources("x/a"), world.codes) == (EVERYBODY, ["policy-host-only"])
+    assert (world.sources("x/a"), world.codes) == (EVERYBODY, [])
+    (policy,) = world.snapshot.policies.values()
+    assert policy.host_hook is {"doNotTrack": HostHook.UNTRACKED}.get(field, HostHook.PRE_DNAT)
+    assert policy.selector == "!has(projectcalico.org/namespace)", "nor by an older version"
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ("preDNAT: true", "spec.preDNAT needs applyOnForward beside it"),
+        ("doNotTrack: true", "spec.doNotTrack needs applyOnForward beside it"),
+        ("preDNAT: true, doNotTrack: true, applyOnForward: true", "cannot stand beside preDNAT"),
+        (
+            "preDNAT: true, applyOnForward: true, types: [Egress]",
+            "spec.preDNAT is for ingress only",
+        ),
+        ("preDNAT: true, applyOnForward: true, egress: [{action: Allow}]", "is for ingress only"),
+        ("applyOnForward: 'yes'", "spec.applyOnForward should be true or false"),
+    ],
+)
+def test_a_policy_of_host_endpoints_that_cannot_be_is_closed(fields: str, told: str) -> None:
+    world = World(everywhere(f"{fields}, ingress: [{{action: Allow}}]"))
+    assert (world.sources("x/a"), world.codes) == ("", ["policy-invalid"])
+    assert told in world.messages
 
 
 def test_a_field_that_is_not_known_may_narrow_the_policy_so_it_opens_nothing() -> None:

@@ -21,7 +21,9 @@ from tests import strategies
 from tests.obvious_translation import translate
 
 SETTINGS = st.builds(
-    TranslateSettings, default_namespace_policy=st.sampled_from(("open", "closed"))
+    TranslateSettings,
+    default_namespace_policy=st.sampled_from(("open", "closed")),
+    auto_host_endpoints=st.booleans(),
 )
 
 
