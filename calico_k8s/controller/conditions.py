@@ -42,7 +42,7 @@ WITH_STATUS = frozenset(
     {
         "ClusterNetworkPolicy",
         *("Tier", "GlobalNetworkPolicy", "CalicoNetworkPolicy"),
-        *("GlobalNetworkSet", "NetworkSet", "Profile"),
+        *("GlobalNetworkSet", "NetworkSet", "Profile", "HostEndpoint"),
     }
 )
 """The kinds whose objects have conditions.  ``networking.k8s.io/v1`` took the status of its

@@ -52,7 +52,7 @@ _RANK: dict[type, int] = {
 
 _FOLLOWED = (
     *(keys.TierKey, keys.PolicyKey, keys.NetsetKey),
-    *(keys.ProfileRulesKey, keys.ProfileLabelsKey),
+    *(keys.ProfileRulesKey, keys.ProfileLabelsKey, keys.HostEndpointKey),
 )
 """What is asked after once it is written."""
 
