@@ -6,7 +6,7 @@ written here, and who may have which certificate is decided elsewhere.
 
 import datetime as dt
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from cryptography import x509
@@ -32,7 +32,14 @@ class Subject(msgspec.Struct, frozen=True):
     common_name: str
     """Empty for who is no user of etcd's."""
     addresses: tuple[Address, ...] = ()
-    """Where it serves; a certificate without any is a client's alone."""
+    """Where it serves; a certificate without any, and without names, is a client's alone."""
+    names: tuple[str, ...] = ()
+    """DNS names by which it serves."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is a server's."""
+        return bool(self.addresses or self.names)
 
     @classmethod
     def of(cls, certificate: x509.Certificate) -> "Subject":
@@ -42,11 +49,13 @@ class Subject(msgspec.Struct, frozen=True):
             kind = x509.SubjectAlternativeName
             alternatives = certificate.extensions.get_extension_for_class(kind).value
             addresses = alternatives.get_values_for_type(x509.IPAddress)
+            dns_names = alternatives.get_values_for_type(x509.DNSName)
         except x509.ExtensionNotFound:
-            addresses = []
+            addresses, dns_names = [], []
         return cls(
             str(names[0].value) if len(names) == 1 else "",
             tuple(Address(str(address)) for address in addresses),
+            tuple(dns_names),
         )
 
 
@@ -118,7 +127,7 @@ class Authority:
     ) -> x509.Certificate:
         """A certificate; it ends no later than the authority's own."""
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
-        if subject.addresses:
+        if subject.serves:
             usages.insert(0, ExtendedKeyUsageOID.SERVER_AUTH)
         valid_for = min(valid_for, self.certificate.not_valid_after_utc - now)
         issuer = self.certificate.subject
@@ -132,8 +141,8 @@ class Authority:
                 critical=False,
             )
         )
-        if subject.addresses:
-            builder = builder.add_extension(_alternatives(subject.addresses), critical=False)
+        if subject.serves:
+            builder = builder.add_extension(_alternatives(subject), critical=False)
         return builder.sign(self._key, hashes.SHA256())
 
 
@@ -147,8 +156,8 @@ def request_pem(subject: Subject, key: ec.EllipticCurvePrivateKey) -> bytes:
     builder = x509.CertificateSigningRequestBuilder().subject_name(
         subject_name(subject.common_name)
     )
-    if subject.addresses:
-        builder = builder.add_extension(_alternatives(subject.addresses), critical=False)
+    if subject.serves:
+        builder = builder.add_extension(_alternatives(subject), critical=False)
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
@@ -229,7 +238,10 @@ def subject_name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
-def _alternatives(addresses: Iterable[Address]) -> x509.SubjectAlternativeName:
+def _alternatives(subject: Subject) -> x509.SubjectAlternativeName:
     return x509.SubjectAlternativeName(
-        [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
+        [
+            *(x509.IPAddress(ipaddress.ip_address(address)) for address in subject.addresses),
+            *(x509.DNSName(name) for name in subject.names),
+        ]
     )

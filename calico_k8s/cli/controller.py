@@ -22,6 +22,7 @@ from calico_k8s.cli.options import (
     open_datastore,
     option,
 )
+from calico_k8s.cli.webhook import WebhookChoice, door, webhook_options
 from calico_k8s.config import OPTION_BY_NAME
 from calico_k8s.datastore.location import Access
 
@@ -91,11 +92,13 @@ def lease_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @lease_options
 @metrics_port_option(METRICS_PORT)
+@webhook_options
 @log_options
 @datastore_options
 def controller_command(
     *,
     metrics_port: int,
+    webhook: WebhookChoice,
     lease: LeaseChoice | None,
     log: LogOptions,
     kube: KubeOptions,
@@ -133,4 +136,5 @@ def controller_command(
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
-        controller.run()
+        with door(webhook, api, controller):
+            controller.run()

@@ -19,7 +19,7 @@ import msgspec
 
 from calico_k8s.controller.kube import KubeApi
 from calico_k8s.errors import KubeConflict, KubeError, KubeUnavailable
-from calico_k8s.translate.findings import Finding, ObjectRef, reason_of
+from calico_k8s.translate.findings import Finding, ObjectRef, finding_text, reason_of
 from calico_k8s.translate.objects import DEFAULT_NAMESPACE, KINDS
 from calico_k8s.translate.references import UNKNOWN
 
@@ -219,12 +219,8 @@ def event_document(ref: ObjectRef, uid: str, finding: Finding, identity: str) ->
 
 
 def _message(finding: Finding) -> str:
-    """What is wrong, and for a text the place in it, its line and a caret below."""
-    lines = finding.excerpt.splitlines()[:3]
-    if lines:  # the first holds the message again, after the place
-        where = f"annotation {finding.path[-1]}, " if finding.path else ""
-        lines[0] = f"{where}{lines[0].partition(': ')[0]}:"
-    raw = "\n".join([finding.message, *lines]).encode()
+    """What an Event has room for of a finding's text."""
+    raw = finding_text(finding).encode()
     if len(raw) > MESSAGE_BYTES_MAX:
         raw = raw[: MESSAGE_BYTES_MAX - 3].decode(errors="ignore").encode() + b"..."
     return raw.decode()

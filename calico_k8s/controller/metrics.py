@@ -78,6 +78,13 @@ class Metrics:
         self._enforcement = made.gauge(
             "endpoint_states", "Workload endpoints by what their nodes tell", "state"
         )
+        self.reviews = made.counter(
+            "webhook_reviews_total", "Questions of the API server about objects", "result"
+        )
+        self.review_s = made.latency("webhook_review_seconds", "From a question to its answer")
+        self.webhook_expires = made.gauge(
+            "webhook_certificate_expiry_timestamp_seconds", "When the webhook's certificate ends"
+        )
         self.too_large = made.gauge("too_large_keys", "Values that no datastore takes")
 
     # What reflectors tell.

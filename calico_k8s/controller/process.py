@@ -12,7 +12,7 @@ In: an API server, a store, and how to run.  Out: a datastore that follows Kuber
 import enum
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -101,6 +101,8 @@ class Controller:
         self._beat_s = time.monotonic()
         self._problem: CalicoError | None = None
         self._lost: Deposed | None = None
+        self.beside: Callable[[], str | None] = lambda: None
+        """What else this process is not ready for, in a sentence."""
 
     def run(self) -> None:
         """Works until stopped.
@@ -132,10 +134,10 @@ class Controller:
         """None while standing by, or while the datastore is what Kubernetes wants."""
         loop = self._loop
         if self.phase is Phase.LEADING and loop is not None:
-            return loop.problem()
+            return loop.problem() or self.beside()
         if self._problem is not None:
             return str(self._problem)
-        return None if self.phase is Phase.STANDBY else self.phase.value
+        return self.beside() if self.phase is Phase.STANDBY else self.phase.value
 
     def _run(self) -> None:
         cluster_uid = self._cluster_uid()
@@ -181,7 +183,7 @@ class Controller:
                 lease = elector.attempt() if elector else None
                 self._problem = None
                 if elector is None or lease is not None:
-                    return _Turn(self._claim(cluster_uid, elector), self._settings())
+                    return _Turn(self._claim(cluster_uid, elector), self.settings())
                 self.phase = Phase.STANDBY
                 self._stopping.wait(elector.times.retry_s)
             except StoreUnavailable as error:
@@ -227,15 +229,30 @@ class Controller:
             self.metrics.is_leader.set(0)
             announcer.close()
 
-    def _settings(self) -> TranslateSettings:
-        """The settings that hold; the datastore's are read once, at the start of the term."""
+    @property
+    def is_leading(self) -> bool:
+        """Whether this one writes."""
+        return self.phase is Phase.LEADING
+
+    def settings(self) -> TranslateSettings:
+        """The settings that hold; those of the datastore are read now.
+
+        Raises: StoreError.
+        """
         stored: dict[str, str] = {}
         for entry in self._store.read(f"{keys.V1}config/").entries:
             key = keys.parse_path(entry.key)
             value = codec.decode(key, entry.value).value if key else None
             if isinstance(key, keys.SettingKey) and isinstance(value, Setting):
                 stored[key.name] = value.value
-        found = resolve((*self._options.layers, Layer("datastore", stored)))
+        return self._resolved(Layer("datastore", stored))
+
+    def own_settings(self) -> TranslateSettings:
+        """Those of the command line and the environment alone."""
+        return self._resolved()
+
+    def _resolved(self, *more: Layer) -> TranslateSettings:
+        found = resolve((*self._options.layers, *more))
         for problem in found.problems:
             log.warning("setting not used", problem=problem)
         return TranslateSettings(

@@ -98,3 +98,12 @@ def severity_of(code: Code) -> Severity:
 def reason_of(finding: Finding) -> str:
     """A finding's code as Kubernetes writes reasons, of Events and of conditions."""
     return "".join(word.capitalize() for word in finding.code.split("-"))
+
+
+def finding_text(finding: Finding) -> str:
+    """What is wrong, and for a text the place in it, its line and a caret below."""
+    lines = finding.excerpt.splitlines()[:3]
+    if lines:  # the first holds the message again, after the place
+        where = f"annotation {finding.path[-1]}, " if finding.path else ""
+        lines[0] = f"{where}{lines[0].partition(': ')[0]}:"
+    return "\n".join([finding.message, *lines])

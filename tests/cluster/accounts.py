@@ -19,7 +19,7 @@ from calico_k8s.errors import KubeError, KubeForbidden, KubeNotFound
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.names import NodeName
 from tests.cluster.definitions import define_calicos, define_cluster_network_policies
-from tests.cluster.installation import NAMESPACE, overlay
+from tests.cluster.installation import NAMESPACE, overlay, refuse_at_the_door
 from tests.cluster.kubelet import Kubelet, Machine, Workload
 from tests.cluster.objects import Document as Object
 from tests.cluster.objects import KubeObjects
@@ -107,7 +107,9 @@ def site_up(folder: Path) -> Iterator[Site]:
 
 
 def _applied(kube: ApiServer, objects: KubeObjects, folder: Path) -> Site:
-    kube.kubectl("apply", "-k", str(overlay(folder / "manifests", {})))
+    manifests = overlay(folder / "manifests", {})
+    refuse_at_the_door(manifests / "kustomization.yaml")
+    kube.kubectl("apply", "-k", str(manifests))
     define_calicos(kube)
     define_cluster_network_policies(kube)
     objects.node(NODE, [ADDRESS], [])

@@ -10,6 +10,7 @@ Everything is applied by `kubectl apply -k` and started with what it says there.
 """
 
 import shutil
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -95,6 +96,13 @@ def fill_in(file: Path, values: Mapping[str, str]) -> None:
     file.write_text("\n".join([*lines, ""]))
 
 
+def refuse_at_the_door(file: Path) -> None:
+    """Takes the webhook's component into an overlay, as its own comment says."""
+    file.write_text(
+        file.read_text().replace("# components: [../webhook]", "components: [../webhook]")
+    )
+
+
 def read_through_proxies(file: Path, *nodes: LabNode) -> None:
     """Takes the component of etcd's proxies into an overlay, as its own comments say."""
     text = file.read_text()
@@ -124,6 +132,7 @@ def bare_cluster(folder: Path) -> Iterator[Installation]:
     with ExitStack() as stack:
         network = stack.enter_context(cluster_up(LabPlan(NODES)))
         host = Host(network.control_address, network.control)
+        _lead_to_nodes(network)
         kube = stack.enter_context(api_server(folder / "kube", host=host))
         port = stack.enter_context(
             closing(Forwarder(network.control, network.control_address, kube.port))
@@ -144,3 +153,13 @@ def bare_cluster(folder: Path) -> Iterator[Installation]:
             for node in NODES
         }
         yield Installation(network, kube, objects, runner, machines, folder, port)
+
+
+def _lead_to_nodes(network: Cluster) -> None:
+    """The API server reaches nodes at their addresses, as a webhook on their network wants."""
+    with Host(network.control_address, network.control).inside():
+        for node in network.nodes.values():
+            via = node.management_address
+            command = ["ip", "route", "add", f"{node.addresses[0]}/32", "via", via]
+            command += ["src", network.control_address]
+            subprocess.run(command, check=True)

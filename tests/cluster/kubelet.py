@@ -162,7 +162,8 @@ class Kubelet:
         template = workload["spec"]["template"]
         document = self._create(namespace, f"{name}-{machine.name}", template, machine)
         spec = document["spec"]
-        folder = self._folder / document["metadata"]["name"]
+        # Another pod of the name starts with nothing of the one before.
+        folder = self._folder / f"{document['metadata']['name']}-{len(self._pods)}"
         volumes = {
             volume["name"]: self._volume(volume, document, folder, machine)
             for volume in spec.get("volumes", ())

@@ -72,6 +72,8 @@ class ApiServer:
             "--disable-admission-plugins=ServiceAccount",
             # An Endpoints object that points at loopback is refused.
             "--endpoint-reconciler-type=none",
+            # No kube-proxy leads it to a webhook's Service: it goes to the endpoints themselves.
+            "--enable-aggregator-routing=true",
             f"--cert-dir={folder}",
         ]
 

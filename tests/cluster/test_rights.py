@@ -11,7 +11,7 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from typing import NamedTuple
 
@@ -19,6 +19,10 @@ import msgspec
 import pytest
 import yaml
 
+from calico_k8s.admission.keeper import NAME as WEBHOOK
+from calico_k8s.admission.keeper import Keeper as WebhookKeeper
+from calico_k8s.admission.keeper import Place
+from calico_k8s.admission.material import Material
 from calico_k8s.certificates.authority import Authority, Subject, new_key, request_pem
 from calico_k8s.certificates.holder import Keeper, Wish
 from calico_k8s.certificates.kube import (
@@ -37,6 +41,7 @@ from calico_k8s.controller.conditions import WITH_STATUS, status_path
 from calico_k8s.controller.events import API_VERSIONS
 from calico_k8s.controller.lease import API as LEASES
 from calico_k8s.controller.lease import LeaseTimes
+from calico_k8s.controller.metrics import Metrics
 from calico_k8s.controller.process import LEASE_NAME, Controller, LeaseOptions, Options
 from calico_k8s.datastore.factory import open_store
 from calico_k8s.datastore.location import EtcdLocation
@@ -92,8 +97,8 @@ class Membership(NamedTuple):
 @cache
 def documents() -> tuple[Object, ...]:
     """What manifests/ says of rights; kustomize builds the same, as a test here holds."""
-    file = ROOT / "manifests" / "base" / "rights.yaml"
-    return tuple(yaml.safe_load_all(file.read_text()))
+    files = (ROOT / "manifests" / folder / "rights.yaml" for folder in ("base", "webhook"))
+    return tuple(each for file in files for each in yaml.safe_load_all(file.read_text()))
 
 
 def all_rights() -> list[Right]:
@@ -221,13 +226,38 @@ def sign(site: Site, account: str, until: Until) -> None:
             )
 
 
+class _Nobody:
+    """Whom a webhook's certificate is for."""
+
+    def serve_by(self, material: Material) -> None:
+        """Nothing is served."""
+
+
+def refuse(site: Site, account: str, until: Until) -> None:
+    """A webhook's certificate is made, and the API server told whom to believe."""
+    path = f"/api/v1/namespaces/{NAMESPACE}/secrets/{WEBHOOK}"
+    secret = msgspec.json.decode(site.objects.api.get(path))
+    site.objects.api.replace(path, {**unversioned(secret), "data": {}})
+    with closing(site.account(account)) as api:
+        keeper = WebhookKeeper(api, Place(NAMESPACE), _Nobody(), lambda: True, Metrics())
+
+        def is_made() -> bool:
+            with suppress(KubeForbidden):
+                return keeper.keep(dt.datetime.now(dt.UTC)) is None
+            return False
+
+        wait_for(lambda: until(api.refused, is_made()), lambda: str(api.refused))
+
+
 WORK = {
+    "calico-k8s-webhook": refuse,
     "calico-k8s-controller": control,
     "calico-k8s-certificate": hold,
     "calico-k8s-signer": sign,
 }
 """By role or binding."""
 ACCOUNTS = {
+    "calico-k8s-webhook": "calico-k8s-controller",
     "calico-k8s-controller": "calico-k8s-controller",
     "calico-k8s-certificate": "calico-k8s-felix",
     "calico-k8s-signer": "calico-k8s-signer",
@@ -378,6 +408,8 @@ def test_no_right_is_for_everything() -> None:
     assert secrets == {
         ("calico-k8s-signer", "create", ""),
         ("calico-k8s-signer", "get", AUTHORITY_NAME),
+        ("calico-k8s-webhook", "get", WEBHOOK),
+        ("calico-k8s-webhook", "update", WEBHOOK),
     }
 
 

@@ -22,6 +22,7 @@ from calico_k8s.model.addresses import Address
 from calico_k8s.model.names import NodeName
 from tests.cluster.controllers import wait_for
 from tests.cluster.installation import NAMESPACE, Installation
+from tests.cluster.installation import NODES as SITES
 from tests.cluster.kubelet import Pod, Workload
 from tests.cluster.objects import Document, KubeObjects, pod_path
 
@@ -45,6 +46,8 @@ class Upkeep:
         self._prober = prober
         self._api = site.objects.api
         self._ours: dict[str, list[Pod]] = {}
+        self._templates: dict[str, Document | None] = {}
+        """What they were made of."""
         self._pods: dict[PodId, str] = {}
         """Applications' pods that run, with their UID."""
         self._count = 0
@@ -53,17 +56,55 @@ class Upkeep:
         """Does all there is to do, and returns when it is done."""
         wanted = {(kind, name) for kind in _COUNTS for name in self._names(kind, NAMESPACE)}
         for kind, name, _ in reversed(OURS):
-            if (kind, name) not in wanted:
+            is_other = name in self._ours and self._template(kind, name) != self._templates[name]
+            if (kind, name) not in wanted or is_other:
                 self._stop(name)
         fresh = [each for each in OURS if each[:2] in wanted and each[1] not in self._ours]
         for kind, name, numbers in fresh:
             # One after the other, though nothing needs that: so no start takes a busy machine's
             # processors from another that is waited for.
+            self._templates[name] = self._template(kind, name)
             self._ours[name] = self._site.make(kind, name, *numbers)
             self._site.kubelet.start(self._ours[name])
         for kind, name, _ in fresh:
             self._tell_ready(kind, name)
+            self._tell_endpoints(name, numbers)
         self._settle_applications()
+
+    def _template(self, kind: Workload, name: str) -> Document | None:
+        """What a workload's pods are made of; None where it is gone."""
+        with suppress(KubeNotFound):
+            path = f"/apis/apps/v1/namespaces/{NAMESPACE}/{kind}/{name}"
+            template: Document = _decoded(self._api.get(path))["spec"]["template"]
+            return template
+        return None
+
+    def _tell_endpoints(self, name: str, numbers: Sequence[int]) -> None:
+        """What the controller of EndpointSlices says of the Services of a workload of ours."""
+        for service in self._list(f"/api/v1/namespaces/{NAMESPACE}/services"):
+            spec, own = service["spec"], service["metadata"]["name"]
+            if (spec.get("selector") or {}).get("app.kubernetes.io/name") != name:
+                continue
+            template = self._templates[name] or {}
+            ports = {
+                port["name"]: port["containerPort"]
+                for container in template["spec"]["containers"]
+                for port in container.get("ports", ())
+            }
+            slices = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
+            with suppress(KubeNotFound):
+                self._api.delete(f"{slices}/{own}")
+            addresses = [node.addresses[0] for node in SITES if int(node.name[-1]) in numbers]
+            document = {
+                "metadata": {"name": own, "labels": {"kubernetes.io/service-name": own}},
+                "addressType": "IPv4",
+                "endpoints": [{"addresses": [a], "conditions": {"ready": True}} for a in addresses],
+                "ports": [
+                    {"name": each["name"], "port": ports[each["targetPort"]], "protocol": "TCP"}
+                    for each in spec["ports"]
+                ],
+            }
+            self._api.create(slices, document)
 
     def run_in(self, workload: str, container: str, command: Sequence[str]) -> tuple[int, str]:
         """``kubectl exec``: exit code and output, of the workload's first pod."""

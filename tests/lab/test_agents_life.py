@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from calico_k8s.config import Layer
+from calico_k8s.felix import drift as drifts
 from calico_k8s.felix.drift import Drift, DriftFinder
 from calico_k8s.felix.saved import SavedState
 from calico_k8s.lab.beats import SETTLE_S, verdict_runs
@@ -216,9 +217,12 @@ def drift(lab: Lab, node: NodeName) -> Drift:
         return DriftFinder(node, (flags,), lab.store.store, backend(lab)).find()
 
 
-def test_no_node_drifts_and_what_was_meddled_with_is_found_or_mended(lab: Lab) -> None:
+def test_no_node_drifts_and_what_was_meddled_with_is_found_or_mended(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert [drift(lab, node).findings for node in (NODE_1, NODE_2)] == [(), ()]
     lab.agents.stop(NODE_1)
+    monkeypatch.setattr(drifts, "SETTLE_S", 0.0)
     meddled = {"member"}
     element = on_node(lab, NODE_1, "ipset", "save", "cali4-dst").split("add cali4-dst ")[1]
     on_node(lab, NODE_1, "ipset", "del", "cali4-dst", element.split()[0])
@@ -235,6 +239,7 @@ def test_no_node_drifts_and_what_was_meddled_with_is_found_or_mended(lab: Lab) -
         words = ("set", bridge[1], "type", "bridge", "nf_call_iptables", "0")
         on_node(lab, NODE_1, "ip", "link", *words)
     assert {finding.kind for finding in drift(lab, NODE_1).findings} == meddled
+    monkeypatch.undo()
     lab.start_agent(NODE_1)
     lab.wait_in_force()
     assert drift(lab, NODE_1).findings == ()
