@@ -20,6 +20,7 @@ FOLDERS_BY_MEANING = {
     "kernel": "real namespaces and packets",
     "laws": "what holds between packages: tests/README.md lists them",
     "manifests": "what an operator applies and builds",
+    "soak": "an agent for a long time",
 }
 
 # Files at the top: tests of the repository itself and of the helpers of the tests.

@@ -158,6 +158,11 @@ class Felix:
         line = next(each for each in self._proc("status").splitlines() if field in each)
         return int(line.split()[1]) / 1024
 
+    def descriptors(self) -> int:
+        """Open files of the process."""
+        assert self._process is not None
+        return sum(1 for _ in Path(f"/proc/{self._process.pid}/fd").iterdir())
+
     def _proc(self, name: str) -> str:
         assert self._process is not None
         return Path(f"/proc/{self._process.pid}/{name}").read_text()
