@@ -198,6 +198,7 @@ class Loop:
         if self._nodes_at_s is None:
             if self._is_in_sync:
                 self._nodes.start()
+                self._statuses.tell_nodes(self._translator.nodes_with_endpoints())
                 self._statuses.start()
                 self._nodes_at_s = self._clock()
             return

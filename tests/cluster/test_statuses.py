@@ -7,6 +7,10 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from calico_k8s.controller.kube import KubeApi
+from calico_k8s.lab.plan import Place
+from calico_k8s.lab.question import Probe
+from calico_k8s.model.addresses import Address
+from calico_k8s.model.resources import Action
 from tests.cli.program import Ran
 from tests.cli.program import run as run_command
 from tests.cluster.controllers import wait_for
@@ -14,7 +18,7 @@ from tests.cluster.definitions import define_calicos, define_cluster_network_pol
 from tests.cluster.live import NODE_1, NODE_2, LiveCluster, live_cluster
 from tests.cluster.objects import Document
 from tests.cluster.servers import ApiServer
-from tests.cluster.shop import LISTEN, OBJECTS, ShopPod, apply, run
+from tests.cluster.shop import LISTEN, OBJECTS, WEB, ShopPod, apply, run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.kernel, pytest.mark.timeout(180)]
 
@@ -30,7 +34,10 @@ def document(kind: str, name: str, spec: Document, namespace: str = "") -> Docum
 
 TIER = document("Tier", "security", {"order": 100})
 DENY: Document = {"types": ["Ingress"], "ingress": [{"action": "Deny"}]}
-GUARD = document("GlobalNetworkPolicy", "guard", {"tier": "security", "selector": "a == 'b'"})
+GUARD = document(
+    "GlobalNetworkPolicy", "guard", {"tier": "security", "selector": "app == 'front'", **DENY}
+)
+FRONT, REAR = ShopPod("shop/front", NODE_1, 11, {"app": "front"}), ShopPod("shop/rear", NODE_2, 12)
 EVERY_KIND = [
     TIER,
     GUARD,
@@ -66,7 +73,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
     folder = tmp_path_factory.mktemp("statuses")
     with live_cluster(folder, listen=LISTEN, etcd_members=1, define=define_all) as up:
         apply(up, *OBJECTS)
-        run(up, ShopPod("shop/front", NODE_1, 11), ShopPod("shop/rear", NODE_2, 12))
+        run(up, FRONT, REAR)
         up.wait_in_force()
         apply(up, *EVERY_KIND)
         yield up
@@ -112,7 +119,15 @@ def status(cluster: LiveCluster, *more: str) -> Ran:
     return run_command("status", *more, env=cluster.store.environment())
 
 
+def reaches(cluster: LiveCluster) -> Action:
+    """Whether packets pass from one pod to the other, which the guard is of."""
+    question = Probe(Place(REAR.name), Address(FRONT.addresses[0]), *reversed(WEB))
+    return cluster.prober.probe([question])[0].verdict
+
+
 def test_a_policy_in_force_says_so_whatever_its_kind(cluster: LiveCluster) -> None:
+    wait_until(cluster, GUARD, Programmed=ALL)
+    assert reaches(cluster) is Action.DENY, "what is said of packets is true of them"
     for each in EVERY_KIND:
         wait_until(cluster, each, Accepted=("True", ""), ResolvedRefs=("True", ""), Programmed=ALL)
         for told in conditions(cluster, each).values():
@@ -133,8 +148,10 @@ def test_the_columns_of_kubectl_get_show_it(cluster: LiveCluster) -> None:
 def test_a_change_is_told_and_our_own_writing_is_no_change(cluster: LiveCluster) -> None:
     wait_until(cluster, GUARD, Programmed=ALL)
     before = conditions(cluster, GUARD)
-    apply(cluster, {**GUARD, "spec": {**GUARD["spec"], "order": 7}})
+    opened = {"order": 7, "ingress": [{"action": "Allow"}]}
+    apply(cluster, {**GUARD, "spec": {**GUARD["spec"], **opened}})
     cluster.kube.kubectl("wait", "--for=condition=Programmed", "gnp/guard", "--timeout=60s")
+    assert reaches(cluster) is Action.ALLOW
     assert got(cluster, GUARD)["metadata"]["generation"] == 2
     assert conditions(cluster, GUARD)["Programmed"]["observedGeneration"] == 2
     apply(cluster, {**TIER, "spec": {"order": 101}})
@@ -145,7 +162,7 @@ def test_a_change_is_told_and_our_own_writing_is_no_change(cluster: LiveCluster)
     for type_ in ("Accepted", "ResolvedRefs"):  # it was so all the while
         assert after[type_]["lastTransitionTime"] == before[type_]["lastTransitionTime"]
     written = doings(cluster)
-    time.sleep(2.0)
+    time.sleep(1.5)
     assert doings(cluster) == written
 
 
