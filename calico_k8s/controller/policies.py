@@ -71,6 +71,8 @@ def read_policies(
         key = keys.parse_path(entry.key)
         if isinstance(key, keys.EndpointKey):
             counted.setdefault(key.id.node, NOTHING)
+        elif isinstance(key, keys.HostEndpointKey):
+            counted.setdefault(key.node, NOTHING)
         ref = _ref(key)
         if ref is not None:
             revisions[ref] = entry.mod_revision

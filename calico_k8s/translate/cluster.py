@@ -190,6 +190,8 @@ class Translator:
         for key, value in self._pending.items():
             if value == self._emitted.get(key):
                 continue
+            if isinstance(key, keys.HostEndpointKey):
+                self._count(key.node, (value is not None) - (key in self._emitted))
             if value is None:
                 changes.deletes.add(key)
                 del self._emitted[key]
@@ -213,7 +215,7 @@ class Translator:
         return len(self._endpoint_keys)
 
     def nodes_with_endpoints(self) -> frozenset[NodeName]:
-        """The nodes that have endpoints.  Cost: O(them)."""
+        """The nodes that have pods or host endpoints, as of the last flush.  Cost: O(them)."""
         return frozenset(self._endpoints_by_node)
 
     def standing(self, ref: ObjectRef) -> Standing | None:

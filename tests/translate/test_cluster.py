@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -245,3 +246,24 @@ def test_findings_are_told_once_and_so_is_their_end() -> None:
     assert translator.flush().is_empty()
     translator.update(mended)
     assert translator.flush().findings == {object_ref(broken): ()}
+
+
+def test_a_node_has_endpoints_while_pods_or_host_endpoints_are_on_it() -> None:
+    translator = Translator(TranslateSettings())
+    host = objects.CalicoHostEndpoint(
+        objects.Metadata(name="eth0"), {"node": "n2", "interfaceName": "eth0"}
+    )
+    for each in (pod("x/a", A), pod("x/b", B), host):
+        translator.update(each)
+        translator.flush()
+    assert translator.nodes_with_endpoints() == {"n1", "n2"}
+    for gone in ("a", "b"):
+        translator.remove(ObjectRef("Pod", "x", gone))
+    translator.flush()
+    assert translator.nodes_with_endpoints() == {"n2"}
+    translator.update(msgspec.structs.replace(host, spec={"node": "n3", "interfaceName": "*"}))
+    translator.flush()
+    assert translator.nodes_with_endpoints() == {"n3"}
+    translator.remove(object_ref(host))
+    translator.flush()
+    assert not translator.nodes_with_endpoints()
