@@ -285,6 +285,10 @@ NAMED: Mapping[str, tuple[World, World]] = {
         world(SERVER, (REMOTE, PEERS[1], PROFILES[2:3]), a=ruled(0, CLIENTS), c=tagged(TA)),
         world(SERVER, (LOCAL[1], PEERS[1], PROFILES[3:]), a=ruled(0, CLIENTS), d=ruled(3)),
     ),
+    "a pod may speak no more, and another comes that takes from anybody": (
+        world(SERVER, a=OPEN, b=CLOSED),
+        world(SHUT_IN[0], (LOCAL[1], PEERS[1], PROFILES[1:2]), a=OPEN, b=CLOSED),
+    ),
     "a profile's ingress and egress change places": (
         world(*PODS, a=ruled(0, ANYBODY, egress=False)),
         world(*PODS, a=ruled(0)),

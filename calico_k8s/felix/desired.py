@@ -352,15 +352,16 @@ class Desired:
         after: Mapping[Place, KernelMember],
         plan: Plan,
     ) -> None:
-        moved: set[Role] = set()
+        switched: set[Role] = set()
         for place, member in after.items():
             if before.get(place) != member:
                 plan.added.setdefault(place[0], []).append(member)
-                if place in before:
-                    moved.add(self._roles[place[0]])
+                switched.add(self._roles[place[0]])
         for place in before.keys() - after.keys():
             plan.removed.setdefault(place[0], []).append(before[place])
-        switches = Switches(egress=Role.EGRESS_MAP in moved, ingress=Role.INGRESS_MAP in moved)
+        switches = Switches(
+            egress=Role.EGRESS_MAP in switched, ingress=Role.INGRESS_MAP in switched
+        )
         plan.order = Order(switches=switches)
 
     def _tables(self) -> tuple[Table, ...]:

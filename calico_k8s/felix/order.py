@@ -35,8 +35,9 @@ So they are where their untracked policy changes, which is in the raw table: it 
 what it lets past the rest meanwhile is what the new state lets past.
 
 Endpoints that move are *held* where the batch changes verdicts at more than one moment: it
-rewrites the chains of a group that has endpoints, moves endpoints' egress, moves their ingress.
-An old egress could then meet a new ingress that no state has.  A held endpoint is in a group that
+rewrites the chains of a group that has endpoints, moves endpoints' egress or has some come, moves
+their ingress or has some come.  An old egress could then meet a new ingress that no state has, of an
+endpoint that stays or of one that comes.  A held endpoint is in a group that
 denies every new flow, from step 2 until it is in its new one.
 
 While an address is known here, nobody may come from elsewhere with it.  So endpoints that come or
@@ -104,14 +105,14 @@ class Step(NamedTuple):
 
 
 class Switches(NamedTuple):
-    """The kinds of moments at which the batch changes the verdict of endpoints that stay."""
+    """The kinds of moments at which the batch changes verdicts."""
 
     chains: bool = False
     """A group that has endpoints before and after gets other rules."""
     egress: bool = False
-    """An endpoint goes from one egress group to another."""
+    """An endpoint goes from one egress group to another, or comes."""
     ingress: bool = False
-    """An endpoint goes from one ingress group to another."""
+    """An endpoint goes from one ingress group to another, or comes."""
     raw: bool = False
     """Host endpoints' policy differs in the raw table: another transaction than the rest."""
 
