@@ -62,8 +62,10 @@ BEAT_S = 5.0
 MANY = 1000
 """So many values at once are a snapshot, or a burst like one."""
 LOOK_PAUSE_S = 0.02
-"""After a transaction of nftables the place of our rules is looked at, and no more often than this;
-:class:`~.allowance.Allowance` has the rest, since a busy program may write all the time."""
+"""After a transaction of nftables the place of our rules is looked at, and no more often than this
+..."""
+LOOK_SHARE = 0.1
+"""... and for no more than this of a core in the long run: a busy program may write all the time."""
 
 log = structlog.get_logger()
 
@@ -126,7 +128,7 @@ class Agent:
         """Whether the kernel holds chains of an earlier run, or of another boot."""
         self._retry_s = RETRY_FIRST_S
         self._told_s = 0.0
-        self._looks = Allowance(time.monotonic())
+        self._looks = Allowance(LOOK_SHARE, time.monotonic())
         self._look_from_s = 0.0
         """Our place is not looked at before."""
         self._judge_again: set[Address] = set()
