@@ -18,9 +18,9 @@ from typing import Any
 
 import click
 import msgspec
-import structlog
 
 from calico_k8s.cli.options import option
+from calico_k8s.cli.plain_structlog import structlog
 from calico_k8s.errors import CalicoError
 
 FIRST_KEYS = ("timestamp", "level", "event")

@@ -14,9 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,16 +103,27 @@ class Setting(NamedTuple):
 
 
 def alternate(
-    setting: Setting, flow: StampedFlow, opens: Items, closes: Items, targets: int
+    setting: Setting, flow: StampedFlow, pairs: Iterable[tuple[Items, Items]], targets: int
 ) -> list[float]:
-    """From a write returned to the last of the verdicts, there and back."""
+    """From a write returned to the last of the verdicts, there and back: opens and closes."""
     times: list[float] = []
-    for number in range(setting.changes // 2):
+    for number, (opens, closes) in enumerate(pairs):
         times.append(flow.first_passed(write(setting.store, opens), targets))
         time.sleep(0.002 * (number % 11))
         times.append(flow.last_passed(write(setting.store, closes)))
         time.sleep(0.002 * (number % 7))
     return times
+
+
+def again(setting: Setting, opens: Items, closes: Items) -> Iterable[tuple[Items, Items]]:
+    """The same, as often as is asked for."""
+    return repeat((opens, closes), setting.changes // 2)
+
+
+def policies(setting: Setting, selected: Document, peer: Document) -> list[tuple[Items, Items]]:
+    """Policies of other names, each to be stored and to go: none is known from before."""
+    made = [new_policy(selected, peer, UDP, f"new{n}") for n in range(setting.changes // 2)]
+    return [(setting.stored.change(each), setting.stored.remove(each)) for each in made]
 
 
 def peer(role: str) -> Document:
@@ -155,27 +167,29 @@ def bench_fifty(setting: Setting, floor: tuple[float, float]) -> Iterator[Figure
     selected: Document = {
         "matchExpressions": [{"key": "app", "operator": "NotIn", "values": [ALONE]}]
     }
-    added = new_policy(selected, peer("r0"), UDP)
-    opens, closes = setting.stored.change(added), setting.stored.remove(added)
+    pairs = policies(setting, selected, peer("r0"))
     fifty = setting.size.local - UNSELECTED
     with setting.bed.flow.sending(setting.bed.outside, remote_address(SENDER)):
         time.sleep(0.5)
-        times = alternate(setting, setting.bed.flow, opens, closes, fifty)
+        times = alternate(setting, setting.bed.flow, pairs, fifty)
     yield setting.figure("a policy of 50 pods", times, setting.goals.policy_ms, floor)
 
 
 def bench_changes(setting: Setting, floor: tuple[float, float]) -> Iterator[Figure]:
     """A policy, a label, a pod, one after another, each there and back."""
     size, stored, flow, goals = setting.size, setting.stored, setting.bed.flow, setting.goals
-    closing = new_policy(alone(), peer("nobody"), UDP)
-    closes, opens = stored.change(closing), stored.remove(closing)
+    pairs = policies(setting, alone(), peer("nobody"))
     with flow.sending(setting.bed.outside, remote_address(SENDER)):
         flow.first_passed(time.monotonic_ns(), UNSELECTED)
-        times = alternate(setting, flow, opens, closes, UNSELECTED)
+        write(setting.store, pairs[0][0])
+        flow.last_passed(time.monotonic_ns())
+        turns = [(gone, made) for (_, gone), (made, _) in pairwise(pairs)]
+        times = alternate(setting, flow, turns, UNSELECTED)
+        write(setting.store, pairs[-1][1])
         yield setting.figure("a policy, to its last pod", times, goals.policy_ms, floor)
         write(setting.store, stored.change(new_policy(alone(), peer("caller"), UDP)))
         calls, is_silent = sender(setting, "caller"), sender(setting, "nobody")
-        times = alternate(setting, flow, calls, is_silent, UNSELECTED)
+        times = alternate(setting, flow, again(setting, calls, is_silent), UNSELECTED)
         yield setting.figure("a label", times, goals.label_ms, floor)
         write(setting.store, calls)
     joiner = local_pod(size, size.local - UNSELECTED)
@@ -183,7 +197,7 @@ def bench_changes(setting: Setting, floor: tuple[float, float]) -> Iterator[Figu
     target = local_address(size.local - UNSELECTED)
     with flow.sending(setting.bed.outside, remote_address(SENDER), [target]):
         time.sleep(0.5)
-        times = alternate(setting, flow, back, gone, 1)
+        times = alternate(setting, flow, again(setting, back, gone), 1)
         yield setting.figure("a pod that joins", times, goals.pod_ms, floor)
         write(setting.store, back)
 

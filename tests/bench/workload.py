@@ -111,11 +111,13 @@ def _peer(place: int, turn: int) -> Document:
     return {"ipBlock": {"cidr": "10.0.0.0/8", "except": [f"10.{200 + place}.0.0/16"]}}
 
 
-def new_policy(selected: Document, peer: Document, port: Document) -> objects.NetworkPolicy:
+def new_policy(
+    selected: Document, peer: Document, port: Document, name: str = "new"
+) -> objects.NetworkPolicy:
     """One more policy of the first namespace, that lets pods of it in."""
     rule = {"from": [{"podSelector": peer}], "ports": [port]}
     spec: Document = {"podSelector": selected, "policyTypes": ["Ingress"], "ingress": [rule]}
-    return objects.NetworkPolicy(objects.Metadata(namespace="ns0", name="new"), spec)
+    return objects.NetworkPolicy(objects.Metadata(namespace="ns0", name=name), spec)
 
 
 def cluster(size: Size) -> Iterator[objects.KubeObject]:
