@@ -28,6 +28,8 @@ RECORDS_MAX = 256
 PACKETS_AT_ONCE = 2048
 REST_S = 0.05
 """Between two looks at the socket, at least."""
+SHARE = 0.1
+"""Of a core, that reading takes in the long run."""
 NOTES_MAX = 4096
 OPEN_AGAIN_S = 10.0
 """Another program may read the group for as long as it lives."""
@@ -55,7 +57,7 @@ class DenialBook:
         """Has the socket, except while it rests: so the loop can wait for either."""
         self._is_resting = False
         self._rests_until_s = 0.0
-        self._allowance = Allowance(now_s)
+        self._allowance = Allowance(SHARE, now_s)
         self.records: tuple[Denial, ...] = ()
         """The newest last; replaced whole, so any thread may take it."""
         self.problems: tuple[str, ...] = ()
