@@ -44,6 +44,9 @@ from calico_k8s.translate.namespaces import TranslateSettings
 DEMO_ACT_S = 4.0
 """So that somebody can read along."""
 
+TELLING = ("--denials", "on")
+"""What the agents of a lab that stays are told as well: `denials --lab` asks them."""
+
 _COMMAND = "calico_k8s.lab.command"
 
 
@@ -164,7 +167,8 @@ def run_command(ctx: click.Context, *, wanted: _Wanted, ports: tuple[str, ...]) 
     r"""Bring a virtual cluster up and keep it, until Ctrl-C or the end of COMMAND.
 
     Its manifests are followed: a change that is saved is in force a moment later. Other terminals
-    enter pods with `lab exec` and kill agents with `lab agent`.
+    enter pods with `lab exec`, kill agents with `lab agent`, and see with `denials --lab --follow` what
+    is denied, and by which rule.
 
     \b
     Examples:
@@ -173,7 +177,8 @@ def run_command(ctx: click.Context, *, wanted: _Wanted, ports: tuple[str, ...]) 
     """
     command: Sequence[str] = ctx.meta[_COMMAND]
     loaded, objects = wanted.load()
-    with lab_up(objects, wanted.options(chosen_services(ports, loaded))) as lab:
+    options = wanted.options(chosen_services(ports, loaded))
+    with lab_up(objects, msgspec.structs.replace(options, felix=TELLING)) as lab:
         session = Session(lab, wanted.source.paths, wanted.expand, _say)
 
         def welcome() -> None:

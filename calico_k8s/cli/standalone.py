@@ -10,6 +10,7 @@ from calico_k8s.cli.logging import LogOptions, log_options, logging_of
 from calico_k8s.cli.node import (
     DEFAULT_STATE,
     FELIX_METRICS_PORT,
+    denials_socket_option,
     felix_settings,
     require_root,
     setting_layers,
@@ -46,6 +47,7 @@ DEFAULT_STORE = "sqlite:///var/lib/calico-k8s/standalone.db"
     show_default=True,
     help="What a rebooted node starts from.",
 )
+@denials_socket_option("Where `calico-k8s denials` asks for what this node denied.")
 @log_options
 @metrics_port_option(FELIX_METRICS_PORT)
 @settings_options
@@ -58,6 +60,7 @@ def standalone_command(  # noqa: PLR0913 - one for each option
     node: str | None,
     datastore: str,
     state_file: str,
+    denials_socket: str,
     log: LogOptions,
     metrics_port: int,
     settings: TranslateSettings,
@@ -77,7 +80,8 @@ def standalone_command(  # noqa: PLR0913 - one for each option
     from calico_k8s.felix.process import run_until_signalled, running_parts
     from calico_k8s.model.names import NodeName
 
-    identity = Identity(NodeName(node or platform.node()), setting_layers(ctx), Path(state_file))
+    name, layers = NodeName(node or platform.node()), setting_layers(ctx)
+    identity = Identity(name, layers, Path(state_file), Path(denials_socket))
     if datastore.startswith("sqlite://"):
         Path(datastore.removeprefix("sqlite://")).parent.mkdir(0o700, parents=True, exist_ok=True)
     with (

@@ -61,6 +61,8 @@ BEAT_S = 5.0
 """The loop comes round so often at least: how it shows that it lives."""
 MANY = 1000
 """So many values at once are a snapshot, or a burst like one."""
+COUNT_AFTER_S = 5.0
+"""Counters are read no more often: it takes a look at whole tables."""
 LOOK_PAUSE_S = 0.02
 """After a transaction of nftables the place of our rules is looked at, and no more often than this
 ..."""
@@ -210,6 +212,9 @@ class Agent:
         rest_s = self.denials.take(now_s, time.time())
         if rest_s is not None:
             self._schedule.by(Task.LISTEN, now_s + rest_s)
+            self._schedule.by(Task.TELL, self.denials.share_at(now_s))
+            if self.denials.needs_count:
+                self._schedule.by(Task.COUNT, now_s + COUNT_AFTER_S)
         if self._cutting.has_news:
             self._schedule.by(Task.JUDGE, now_s)
         for task in self._schedule.take_due(now_s):
@@ -304,7 +309,7 @@ class Agent:
         elif before.cut_connections or is_first:
             self._cutting.restore_all()
         self._schedule.by(Task.JUDGE, now_s)
-        self.denials.listen(tells=config.denials, now_s=now_s)
+        self._listen(now_s)
 
     def _wanted(self) -> Wanted:
         return wanted_places(self._graph, self._settings.config)
@@ -322,7 +327,7 @@ class Agent:
             case Task.TELL:
                 self._schedule.at(task, now_s + config.status_interval_s)
                 self._told_s = now_s
-                self.denials.listen(tells=config.denials, now_s=now_s)
+                self._listen(now_s)
                 self._tell(self._status())
             case Task.JUDGE:
                 self._judge(now_s)
@@ -336,10 +341,30 @@ class Agent:
                 self._prepare(now_s)
             case Task.RETRY:
                 self._retry(now_s)
+            case Task.COUNT:
+                self._count_denials(now_s)
             case Task.LISTEN:
                 pass  # each turn of the loop does
         if task in (Task.CHECK_PLACE, Task.RESYNC, Task.COLLECT) and self._report.is_well:
             self._maintain(task, now_s)
+
+    def _listen(self, now_s: float) -> None:
+        """Hear of denied packets where that is wanted."""
+        if self.denials.listen(tells=self._settings.config.denials, now_s=now_s):
+            self._count_denials(now_s, is_first=True)
+
+    def _count_denials(self, now_s: float, *, is_first: bool = False) -> None:
+        try:
+            dropped = self._kernel.denied_packets()
+        except KernelError as error:
+            log.warning("denied packets could not be counted", error=str(error))
+        else:
+            if is_first:
+                self.denials.begin_count(dropped)
+            else:
+                self.denials.count(dropped, now_s)
+        if self.denials.needs_count:
+            self._schedule.by(Task.COUNT, now_s + COUNT_AFTER_S)
 
     def _prepare(self, now_s: float) -> None:
         """What there is time for once everything is enforced."""
@@ -422,7 +447,8 @@ class Agent:
 
     def _status(self) -> NodeStatus:
         found, groups = self._attachments.found, self._enforcer.group_count
-        return self._report.status(self._graph, found, groups, self._kernel.ipsets.sizes())
+        status = self._report.status(self._graph, found, groups, self._kernel.ipsets.sizes())
+        return msgspec.structs.replace(status, denials=self.denials.shared(self._told_s))
 
     def _restore_after_boot(self) -> None:
         try:

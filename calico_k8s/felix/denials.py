@@ -12,12 +12,14 @@ import select
 import time
 from collections.abc import Callable, Mapping
 
+import msgspec
 import structlog
 
 from calico_k8s.calc.graph import Graph
 from calico_k8s.errors import NetlinkError
 from calico_k8s.felix.allowance import Allowance
-from calico_k8s.model.denial import Denial
+from calico_k8s.felix.denial_counts import DenialCounts
+from calico_k8s.model.denial import Denial, Denials
 from calico_k8s.model.names import EndpointId
 from calico_k8s.model.resources import ICMP, ICMPV6, Direction, Origin
 from calico_k8s.netlink.nflog import NflogSocket, Sighting
@@ -26,6 +28,11 @@ from calico_k8s.render.notes import NFLOG_GROUP, Note, NoteKind
 
 RECORDS_MAX = 256
 PACKETS_AT_ONCE = 2048
+SHARED_MAX = 32
+"""So many the cluster is told, the newest ..."""
+SHARE_FIRST_S, SHARE_LONGEST_S = 2.0, 30.0
+"""... at once, and while there are always more, after twice the time each time: many nodes may have
+something to tell all the time, and a datastore keeps what it is told."""
 REST_S = 0.05
 """Between two looks at the socket, at least."""
 SHARE = 0.1
@@ -50,6 +57,7 @@ class DenialBook:
         self._graph = graph
         self._find_note = find_note
         self._notes: dict[str, Note | None] = {}
+        self._counts = DenialCounts()
         self._by_sighting: dict[Sighting, Denial] = {}
         """In the order in which they were last seen."""
         self._socket: NflogSocket | None = None
@@ -60,6 +68,9 @@ class DenialBook:
         self._allowance = Allowance(SHARE, now_s)
         self.records: tuple[Denial, ...] = ()
         """The newest last; replaced whole, so any thread may take it."""
+        self._shared: tuple[Denial, ...] = ()
+        self._share_from_s = 0.0
+        self._share_pause_s = SHARE_FIRST_S
         self.problems: tuple[str, ...] = ()
         """Why nothing is told though it should be."""
 
@@ -77,12 +88,36 @@ class DenialBook:
         """Whether the kernel's word is heard."""
         return self._socket is not None
 
-    def listen(self, *, tells: bool, now_s: float) -> None:
-        """Read what the kernel tells from now on, or no more.  Cheap where nothing changes."""
+    @property
+    def needs_count(self) -> bool:
+        """Whether more packets may have been denied than were told: :meth:`count` says how many."""
+        return self._counts.needs_reading
+
+    def listen(self, *, tells: bool, now_s: float) -> bool:
+        """Read what the kernel tells from now on, or no more; whether that begins now.
+
+        It is cheap where nothing changes.  Where it begins, :meth:`begin_count` is next.
+        """
+        had = self.is_told
         if not tells:
             self._stop()
         elif self._socket is None and now_s >= self._rests_until_s:
             self._start(now_s)
+        return self.is_told and not had
+
+    def begin_count(self, dropped: Mapping[str, int]) -> None:
+        """What each chain had dropped when it was begun to listen."""
+        self._counts = DenialCounts(dropped)
+
+    def count(self, dropped: Mapping[str, int], now_s: float) -> None:
+        """What each chain has dropped by now: packets that were not told are counted too."""
+        for sighting, packets in self._counts.settle(dropped, now_s).items():
+            denial = self._by_sighting.get(sighting)
+            if denial is not None:
+                self._by_sighting[sighting] = msgspec.structs.replace(
+                    denial, packets=denial.packets + packets, sampled=True
+                )
+        self.records = tuple(self._by_sighting.values())
 
     def take(self, now_s: float, clock_s: float) -> float | None:
         """Take what was told; how long to rest before there can be more.  None: nothing to wait for.
@@ -99,12 +134,30 @@ class DenialBook:
         if not seen:
             return None
         for sighting, count in seen.items():
+            self._counts.note(sighting, count, now_s)
             self._note(sighting, count, clock_s)
         self.records = tuple(self._by_sighting.values())
         rest_s = max(REST_S, self._allowance.spend(time.thread_time() - start_s, now_s))
         self._waiting.unregister(self._socket.fileno())
         self._is_resting, self._rests_until_s = True, now_s + rest_s
         return rest_s
+
+    def share_at(self, now_s: float) -> float:
+        """When the cluster may be told something newer."""
+        return max(now_s, self._share_from_s)
+
+    def shared(self, now_s: float) -> Denials | None:
+        """What the cluster is told now: what it was told before, unless it is time for more."""
+        if self._socket is None:
+            return None
+        newest = self.records[-SHARED_MAX:]
+        if newest != self._shared and now_s >= self._share_from_s:
+            has_been_quiet = now_s >= self._share_from_s + self._share_pause_s
+            longer_s = min(2 * self._share_pause_s, SHARE_LONGEST_S)
+            self._share_pause_s = SHARE_FIRST_S if has_been_quiet else longer_s
+            self._share_from_s = now_s + self._share_pause_s
+            self._shared = newest
+        return Denials(self._graph.node, self._shared)
 
     def _start(self, now_s: float) -> None:
         try:
@@ -134,7 +187,10 @@ class DenialBook:
             return  # another program's rule that tells our group
         first_s = before.first if before is not None else clock_s
         packets = count + (before.packets if before is not None else 0)
-        self._by_sighting[sighting] = self._record(sighting, note, first_s, clock_s, packets)
+        denial = self._record(sighting, note, first_s, clock_s, packets)
+        if before is not None and before.sampled:
+            denial = msgspec.structs.replace(denial, sampled=True)
+        self._by_sighting[sighting] = denial
         if len(self._by_sighting) > RECORDS_MAX:
             del self._by_sighting[next(iter(self._by_sighting))]
 

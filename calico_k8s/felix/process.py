@@ -124,7 +124,7 @@ def running_parts(identity: Identity, store: Store, metrics_port: int = 0) -> It
 
 def _tell_denials(node: NodeName, agent: Agent) -> bytes:
     book = agent.denials
-    return msgspec.json.encode(Denials(node, book.is_told, book.records))
+    return msgspec.json.encode(Denials(node, book.records, is_told=book.is_told))
 
 
 def choose_backend(config: Config) -> Backend:

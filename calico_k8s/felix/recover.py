@@ -13,12 +13,12 @@ from calico_k8s.model.resources import Direction
 from calico_k8s.render.dispatch import parse_leaf
 from calico_k8s.render.groups import RenderedGroup
 from calico_k8s.render.marks import MarkLayout
+from calico_k8s.render.names import is_telling
 from calico_k8s.render.tables import ChainName, RuleText
 
 _RULE = re.compile(r"^-A (cali-\S+) (.*)$", re.MULTILINE)
 _HASH = re.compile(r' ?-m comment --comment "?cali:[\w-]+"?')
 _STAGE = re.compile(r"^cali-([ei])\d+-(.+)$")
-_TELLING = re.compile(r"^cali-d[ei]-")
 _ROOT = re.compile(
     r"^-A cali-(?:egress|ingress) -m mark --mark 0x\w+/0x(\w+) .*-j RETURN$", re.MULTILINE
 )
@@ -55,7 +55,7 @@ def recover(saved: str, layout: MarkLayout) -> Recovered:
             chains = stages.setdefault((stage[1], stage[2]), {})
             chains.setdefault(ChainName(chain), []).append(text)
             continue
-        if _TELLING.match(chain) is not None:
+        if is_telling(chain):
             telling.setdefault(ChainName(chain), []).append(text)
             continue
         leaf = parse_leaf(text, layout)

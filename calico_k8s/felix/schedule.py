@@ -25,6 +25,8 @@ class Task(Enum):
     """Write the state that a rebooted node starts from."""
     LISTEN = auto()
     """Look again for what the kernel tells of denied packets."""
+    COUNT = auto()
+    """Read how many packets were denied, where not all were told."""
     PREPARE = auto()
     """Load what makes later writes quicker."""
 

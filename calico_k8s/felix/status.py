@@ -12,6 +12,7 @@ import msgspec
 
 from calico_k8s.datastore.store import Delete, LeaseId, Operation, Put, Store, transact_in_order
 from calico_k8s.errors import StoreError, StoreLeaseLost
+from calico_k8s.model.denial import Denials, denials_path
 from calico_k8s.model.names import EndpointId, NodeName
 from calico_k8s.model.status import (
     ENFORCED,
@@ -44,6 +45,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
     drift_repaired: int = 0
     errors: tuple[str, ...] = ()
     endpoints: dict[EndpointId, EndpointStatus] = {}
+    denials: Denials | None = None
+    """None: it is not told which packets are denied."""
 
 
 class StatusWriter:
@@ -159,4 +162,6 @@ def _encode(status: NodeStatus) -> dict[str, bytes]:
     keys = {status_path(status.node): msgspec.json.encode(node)}
     for endpoint, each in states.items():
         keys[endpoint_status_path(endpoint)] = msgspec.json.encode(each)
+    if status.denials is not None:
+        keys[denials_path(status.node)] = msgspec.json.encode(status.denials)
     return keys

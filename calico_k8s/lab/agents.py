@@ -75,10 +75,6 @@ class Agents:
         """What the node's agent would start from after a reboot."""
         return self._directory / f"{node}.state"
 
-    def denials_path(self, node: NodeName) -> Path:
-        """Where the node's agent is asked for its denials."""
-        return self._directory / f"{node}.denials"
-
     def start(self, node: NodeName, *more: str) -> None:
         """Starts a node's agent; it may take a second until it enforces anything.
 
@@ -92,7 +88,12 @@ class Agents:
             raise InputError(f"the agent of node {node} runs already")
         command = [sys.executable, "-m", "calico_k8s", "felix", "--node", node]
         command += ["--state-file", str(self.state_path(node))]
-        command += ["--denials-socket", str(self.denials_path(node)), *self._arguments, *more]
+        command += [
+            "--denials-socket",
+            str(denials_path(self._directory, node)),
+            *self._arguments,
+            *more,
+        ]
         environment = os.environ | {
             "XTABLES_LOCKFILE": str(site.xtables_lockfile),
             # The very code that runs here, whatever directory it was started in.
@@ -188,6 +189,11 @@ class Agents:
         lines = self.log_path(node).read_text(encoding="utf-8", errors="replace").splitlines()
         told = "\n  ".join(lines[-LOG_LINES_SHOWN:])
         return f"the agent of node {node} {what}; its log ends with\n  {told}"
+
+
+def denials_path(directory: Path, node: NodeName) -> Path:
+    """Where a node's agent is asked for its denials."""
+    return directory / f"{node}.denials"
 
 
 def _reap(process: subprocess.Popen[bytes]) -> None:

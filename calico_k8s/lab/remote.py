@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from calico_k8s.errors import CalicoError, InputError, UnavailableError
+from calico_k8s.lab.agents import denials_path
 from calico_k8s.lab.cluster import RUN_DIRECTORY, Cluster
 from calico_k8s.lab.netns import RunId, is_alive
 
@@ -36,6 +37,8 @@ class LabState(msgspec.Struct, frozen=True):
     run: str
     datastore: str
     spots: dict[str, Spot]
+    denials: dict[str, str] = {}
+    """By node, where its agent is asked for its denials."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -78,7 +81,8 @@ class RemoteControl:
             for name, site in cluster.nodes.items()
         }
         pods = {str(name): Spot(site.namespace.name) for name, site in cluster.pods.items()}
-        state = LabState(self._directory.name, datastore, nodes | pods)
+        sockets = {str(name): str(denials_path(self._directory, name)) for name in cluster.nodes}
+        state = LabState(self._directory.name, datastore, nodes | pods, sockets)
         new = self._directory / f".{_STATE}"
         new.write_bytes(msgspec.json.encode(state))
         new.replace(self._directory / _STATE)

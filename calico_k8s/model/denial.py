@@ -61,9 +61,9 @@ class Denials(msgspec.Struct, frozen=True):
     """What one node tells."""
 
     node: NodeName
-    is_told: bool
-    """Whether the setting ``denials`` is on there."""
     denials: tuple[Denial, ...] = ()
+    is_told: bool = True
+    """Whether the setting ``denials`` is on there."""
 
 
 def denials_path(node: NodeName) -> str:

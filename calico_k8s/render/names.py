@@ -55,6 +55,7 @@ _HOOK_LETTERS = {
     HostHook.UNTRACKED: "u",
 }
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
+_TELLING = re.compile(rf"{CHAIN_PREFIX}d[ei]-")
 _HASH_BYTES = 8
 
 
@@ -78,6 +79,11 @@ def tree_chain(direction: Direction, level: int, above: int) -> ChainName:
 def note_name(kind: str, direction: Direction, *, plain: str = "", hashed: str = "") -> ChainName:
     """What is told of packets, by a word that ends the name or by a hash of one."""
     return ChainName(f"{CHAIN_PREFIX}{kind}{_LETTERS[direction]}-{plain or _digest(hashed)}")
+
+
+def is_telling(chain: str) -> bool:
+    """Whether a chain is one that tells of what it drops."""
+    return _TELLING.match(chain) is not None
 
 
 def ipset_name(ipset: IpsetId, version: Version) -> IpsetName:

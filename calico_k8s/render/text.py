@@ -42,10 +42,11 @@ FROM_ELSEWHERE_TO_ONE = Match("-m addrtype ! --src-type LOCAL --dst-type UNICAST
 FROM_ELSEWHERE = Match("-m addrtype ! --src-type LOCAL")
 """Source is no address of this machine."""
 
-WITHIN_RATE = Match("-m limit --limit 500/sec --limit-burst 500")
+RULE_BURST, FLOW_BURST = 500, 20
+WITHIN_RATE = Match(f"-m limit --limit 500/sec --limit-burst {RULE_BURST}")
 """The rule has not met more packets than that, nor had an idle second to make up for them."""
 WITHIN_FLOW_RATE = Match(
-    "-m hashlimit --hashlimit-upto 10/sec --hashlimit-burst 20"
+    f"-m hashlimit --hashlimit-upto 10/sec --hashlimit-burst {FLOW_BURST}"
     " --hashlimit-mode srcip,dstip,dstport --hashlimit-name cali-told"
     " --hashlimit-htable-size 4096 --hashlimit-htable-max 65536 --hashlimit-htable-expire 2000"
 )

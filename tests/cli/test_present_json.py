@@ -6,12 +6,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
 from calico_k8s.controller.reconcile import Reconciler
 from calico_k8s.datastore.factory import open_store
+from calico_k8s.datastore.store import Put
+from calico_k8s.model.addresses import Address
+from calico_k8s.model.denial import Deciding, Denial, Denials, denials_path
 from calico_k8s.model.keys import Key
 from calico_k8s.model.resources import Action, Origin, Rule, Value
 from calico_k8s.model.status import TroubledPolicy
@@ -141,6 +145,21 @@ def test_policies_are_as_documented(tmp_path: Path) -> None:
     rows = run("status", "--policies", "--datastore", url, "-o", "json").json
     check("status --policies", rows)
     assert [row["accepted"] for row in rows] == [True, False]
+
+
+def test_denials_are_as_described(tmp_path: Path) -> None:
+    url = f"sqlite://{tmp_path / 'state.db'}"
+    ends = (Address("10.0.0.1"), Address("10.0.0.2"))
+    asked = Denial("deny", "ingress", *ends, "tcp", 1.0, 2.0, "why", port=80, packets=1)
+    unasked = Denial("deny", "egress", *ends, "icmp", 1.0, 2.0, "why", icmp_type=8, packets=1)
+    deciding = Deciding("Tier", "", "default", None)
+    told = (msgspec.structs.replace(asked, deciding=deciding), unasked)
+    with closing(open_store(url)) as store:
+        raw = msgspec.json.encode(Denials(GOOD, told))
+        store.transact([Put(denials_path(GOOD), raw)])
+    rows = run("denials", "--datastore", url, "-o", "json").json
+    check("denials", rows)
+    assert len(rows) == 2
 
 
 def test_yaml_says_the_same_as_json(app: Path) -> None:

@@ -151,7 +151,24 @@ def test_programs_of_the_machine_can_ask(
     assert not reaches(client, server)
     denial = one_told(machine)
     answer = msgspec.json.decode(ask(path), type=Denials)
-    assert answer == Denials(client.id.node, is_told=True, denials=(denial,))
+    assert answer == Denials(client.id.node, (denial,))
     assert path.stat().st_mode & 0o777 == 0o600
     machine.stop()
     assert not path.exists()
+
+
+def test_a_flood_is_told_in_part_and_counted_whole(
+    machine: Machine, client: PodSite, server: PodSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calico_k8s.felix.agent.COUNT_AFTER_S", 0.5)
+    machine.start(denials="on")
+    machine.settle(stored(client, server, allow()))
+    flood, one = 5000, 1
+    with client.namespace, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for port, packets in ((53, flood), (54, one)):
+            for _ in range(packets):
+                sender.sendto(b"x", (server.addresses[0], port))
+    expected = {(53, flood, True), (54, one, False)}
+    assert until(lambda: {(d.port, d.packets, d.sampled) for d in told(machine)} == expected, 20), (
+        told(machine)
+    )

@@ -24,6 +24,10 @@ _SAVED_RULE = re.compile(
     rf'^-A (\S+) (.*-m comment --comment "?{COMMENT_PREFIX}([\w-]+)"?.*)$', re.MULTILINE
 )
 _SAVED_JUMP = re.compile(r"^-A \S+ (-j cali-\S+)$", re.MULTILINE)
+_COUNTED_DROP = re.compile(
+    rf'^\[(\d+):\d+\] -A (\S+) (?:-m comment --comment "?{COMMENT_PREFIX}[\w-]+"? )?-j DROP$',
+    re.MULTILINE,
+)
 _NOISE = re.compile(r"^(# Warning: .*|Try `.*|)$\n?", re.MULTILINE)
 
 
@@ -54,7 +58,13 @@ def restore(
         raise IptablesError(f"{program}: {_explain(done.stderr, text)}")
 
 
-def save(backend: Backend, version: Version, table: TableName | None = None) -> str:
+def save(
+    backend: Backend,
+    version: Version,
+    table: TableName | None = None,
+    *,
+    counters: bool = False,
+) -> str:
     """What the program prints of a table, or of all that are in use.
 
     Raises:
@@ -62,10 +72,22 @@ def save(backend: Backend, version: Version, table: TableName | None = None) -> 
     """
     program = program_name(backend, version, "save")
     choice = ("-t", table) if table else ()
-    done = _run((program, *choice), "", 0)
+    done = _run((program, *choice, *(("-c",) if counters else ())), "", 0)
     if done.returncode:
         raise IptablesError(f"{program}: {_NOISE.sub('', done.stderr).strip()}")
     return done.stdout
+
+
+def dropped_packets(backend: Backend, version: Version, table: TableName) -> dict[str, int]:
+    """How many packets the bare ``DROP`` rules of each chain of a table have met.
+
+    Raises:
+        IptablesError: the program failed.
+    """
+    found: dict[str, int] = {}
+    for packets, chain in _COUNTED_DROP.findall(save(backend, version, table, counters=True)):
+        found[chain] = found.get(chain, 0) + int(packets)
+    return found
 
 
 def saved_texts(saved: str) -> dict[RuleHash, str]:
