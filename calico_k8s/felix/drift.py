@@ -105,7 +105,8 @@ class DriftFinder:
             left = kernel.left(layout)
             render = settings.render_config(found.pod_nets)
             desired = Desired(render, kernel.versions, left, now_s=0.0)
-            kernel.applier.take_over(desired.take(graph.state(), attachments_of(found), now_s=0.0))
+            plan = desired.take(graph.state(), attachments_of(found), 0.0, found.node_addresses)
+            kernel.applier.take_over(plan)
             kernel.bridges.set_desired(found)
             differences = {*kernel.differences(), *_links_differ(state, found)}
         differences |= {*_flows_differ(graph, config, layout.cut)}

@@ -16,6 +16,8 @@ from calico_k8s.felix.conntrack import FlowCutter
 from calico_k8s.felix.differences import Difference
 from calico_k8s.felix.drift import DriftFinder
 from calico_k8s.felix.iptables.programs import Backend, program_name
+from calico_k8s.model.keys import TierKey
+from calico_k8s.model.resources import Direction, HostHook, Tier
 from calico_k8s.render.marks import mark_layout
 from calico_k8s.render.settings import DEFAULT_MARK_MASK
 from tests.cli.test_present_json import check
@@ -31,6 +33,7 @@ from tests.felix.nodes import (
     until,
     walled,
 )
+from tests.felix.test_agent_hosts import ALLOW_ALL, TIER, host, policy
 from tests.namespaces import Namespace, ip, run
 
 pytestmark = pytest.mark.kernel
@@ -162,6 +165,18 @@ def test_a_flow_that_is_denied_now_and_lives_is_found(walls: Machine) -> None:
     assert flows
     assert all("is denied and not cut" in flow.problem for flow in flows)
     assert all(f":{PORT}, protocol 6" in flow.place for flow in flows)
+
+
+def test_what_guards_the_node_itself_is_known(walls: Machine) -> None:
+    items = host(interface="lo") | {TierKey(TIER): Tier(TIER, 1.0)}
+    for hook in HostHook:
+        items |= policy(ALLOW_ALL, name=hook.name.lower(), hook=hook, types=(Direction.INGRESS,))
+    walls.start()
+    walls.settle(items)
+    walls.stop()
+    assert found(walls).findings == ()
+    hosts = [line for line in walls.held()["4"].splitlines() if "cali-" in line and " lo " in line]
+    assert hosts, "something guards it"
 
 
 def test_what_is_mended_between_two_looks_is_no_finding(

@@ -151,7 +151,10 @@ class TableDriver:
     def differences(self) -> Iterator[Difference]:
         """What of ours the table holds otherwise than desired; an ``iptables-save``, no writing."""
         place = f"IPv{self._version} {self._backend} {self._table}"
-        saved = save(self._backend, self._version, self._table)
+        desired = self._desired
+        # To name a table has the legacy kernel make it: none is named of which nothing is wanted.
+        is_wanted = desired.chains or desired.first or desired.last
+        saved = save(self._backend, self._version, self._table if is_wanted else None)
         yield from table_differences(self._desired, saved, place)
 
     def _printed(self) -> dict[str, Texts]:
