@@ -70,6 +70,8 @@ class Keeper:
         self._metrics = metrics
         self._served = Material()
         self._said = ""
+        self._owes_bundle = False
+        """Whether this one may have written a bundle whose certificate nobody serves by."""
         self.problem: str | None = None
         """Why nobody can be served, as of the last pass; None also where nothing is installed."""
         self._closing = threading.Event()
@@ -97,11 +99,13 @@ class Keeper:
         # leader may be a controller that knows of no webhook.  Of two at once, one meets a conflict.
         if material.problem(now) or (is_leader and material.is_due(now, self._subject)):
             material = make_material(now, self._subject, material, self.valid_for)
+            self._owes_bundle = True
             self._publish(material)
             self._api.replace(self._secret, _with(document, material))
             log.info("webhook certificate made", expires=str(material.expires))
-        elif is_leader:
+        elif is_leader or self._owes_bundle:
             self._publish(material)
+        self._owes_bundle = False
         problem, expires = material.problem(now), material.expires
         self._metrics.webhook_expires.set(expires.timestamp() if expires else 0)
         if problem is None and material != self._served:

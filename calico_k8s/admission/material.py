@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from calico_k8s.certificates.authority import (
     Authority,
@@ -58,6 +60,8 @@ class Material(msgspec.Struct, frozen=True):
                 f"the webhook's certificate has expired, {expires:%Y-%m-%d %H:%M} UTC: the API"
                 " server asks in vain, and lets in what it would refuse"
             )
+        if not _fits(found[0], self.key):
+            return "the webhook's certificate and its key do not fit: somebody has changed one"
         if found[0].not_valid_before_utc > now:
             return "the webhook's certificate is of a time to come: a clock was wrong, or is"
         return None
@@ -86,6 +90,14 @@ def make_material(
         certificate_pem(certificate),
         key_pem(key),
     )
+
+
+def _fits(certificate: x509.Certificate, key: bytes) -> bool:
+    try:
+        private = serialization.load_pem_private_key(key, password=None)
+    except (ValueError, TypeError):
+        return False
+    return private.public_key() == certificate.public_key()
 
 
 def is_address(text: str) -> bool:

@@ -44,6 +44,13 @@ def test_what_is_no_certificate_is_none_yet(broken: Material) -> None:
     assert broken.is_due(NOW, SUBJECT)
 
 
+def test_a_key_of_another_certificate_is_of_no_use() -> None:
+    made, other = (make_material(NOW, SUBJECT, Material()) for _ in range(2))
+    for key in (other.key, b"no key"):
+        mixed = Material(made.authorities, made.certificate, key)
+        assert "do not fit" in (mixed.problem(NOW) or "")
+
+
 @pytest.mark.parametrize(("days", "is_due"), [(0, False), (59, False), (61, True), (91, True)])
 def test_it_is_renewed_after_two_thirds_of_its_life(days: int, is_due: bool) -> None:
     assert make_material(NOW, SUBJECT, Material()).is_due(NOW + days * DAY, SUBJECT) is is_due

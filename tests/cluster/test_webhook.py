@@ -1,5 +1,6 @@
 """What is refused at `kubectl apply`, by a real API server that asks a real controller."""
 
+import base64
 import datetime as dt
 import socket
 import ssl
@@ -23,7 +24,9 @@ from calico_k8s.admission.server import (
     serving,
 )
 from calico_k8s.certificates.authority import load_certificates
+from calico_k8s.controller.kube import connect
 from calico_k8s.controller.metrics import Metrics
+from calico_k8s.errors import KubeConflict
 from calico_k8s.translate.namespaces import TranslateSettings
 from tests.cluster.binaries import kube_program
 from tests.cluster.controllers import CommandController, wait_for
@@ -248,16 +251,24 @@ class Served:
 DAY = dt.timedelta(days=1)
 
 
-def test_a_certificate_is_renewed_in_time_and_the_old_one_believed_meanwhile(door: Door) -> None:
-    """Two replicas whose certificate was made two thirds of its life ago; the clock is the test's."""
+@pytest.fixture
+def alone(door: Door) -> Iterator[Door]:
+    """Without the controller, which would keep the certificate, too."""
     (controller,) = door.controllers
     controller.kill()
+    yield door
+    controller.start()
+    wait_for(door.refuses, lambda: controller.log)
+
+
+def test_a_certificate_is_renewed_in_time_and_the_old_one_believed_meanwhile(alone: Door) -> None:
+    """Two replicas whose certificate was made two thirds of its life ago; the clock is the test's."""
     now = dt.datetime.now(dt.UTC)
     place, metrics = Place("kube-system", ("127.0.0.1",)), Metrics()
     first, second, other = Served(), Served(), Served()
-    leader = Keeper(door.api, place, first, lambda: True, metrics)
-    standby = Keeper(door.api, place, second, lambda: False, metrics)
-    server = WebhookServer(door.port, TranslateSettings, metrics)
+    leader = Keeper(alone.api, place, first, lambda: True, metrics)
+    standby = Keeper(alone.api, place, second, lambda: False, metrics)
+    server = WebhookServer(alone.port, TranslateSettings, metrics)
     with serving(server):
         for keeper in (leader, standby):
             keeper.keep(now - 61 * DAY)
@@ -269,19 +280,43 @@ def test_a_certificate_is_renewed_in_time_and_the_old_one_believed_meanwhile(doo
         _, new = first.materials
         for material in (old, new, old):
             server.serve_by(material)
-            wait_for(door.refuses)
+            wait_for(alone.refuses)
         standby.keep(now)
         assert second.materials == [old, new]
     leader.keep(now + 400 * DAY)
     (authority,) = load_certificates(first.materials[2].authorities)
     assert authority.not_valid_after_utc > now + 400 * DAY, "an expired one is believed no longer"
     with capture_logs() as said:
-        Keeper(door.api, place, other, lambda: False, metrics).keep(now + 1000 * DAY)
+        Keeper(alone.api, place, other, lambda: False, metrics).keep(now + 1000 * DAY)
     assert "the webhook's certificate has expired, 20" in said[0]["problem"]
     (renewed,) = other.materials
     assert renewed != first.materials[2], "a standby replaces what is of no use"
-    controller.start()
-    wait_for(door.refuses, lambda: controller.log)
+
+
+def test_of_two_that_make_one_at_once_the_one_that_is_kept_is_believed(alone: Door) -> None:
+    """Nobody leads, as while an older version's leader is there."""
+    place, metrics = Place("kube-system", ("127.0.0.1",)), Metrics()
+    secret = msgspec.json.decode(alone.api.get(SECRET))
+    now = dt.datetime.now(dt.UTC)
+    late = Keeper(alone.api, place, Served(), lambda: False, metrics)
+    get, kept = alone.api.get, Served()
+
+    def get_while_another_is_quicker(path: str) -> bytes:
+        read = get(path)
+        if path == CONFIGURATION and not kept.materials:
+            Keeper(quick, place, kept, lambda: False, metrics).keep(now)
+        return read
+
+    del secret["data"]
+    alone.api.replace(SECRET, secret)
+    with closing(connect(str(alone.kube.kubeconfig()))) as quick, pytest.MonkeyPatch.context() as m:
+        m.setattr(alone.api, "get", get_while_another_is_quicker)
+        with pytest.raises(KubeConflict):
+            late.keep(now)
+    late.keep(now)
+    (material,) = kept.materials
+    hooks = msgspec.json.decode(alone.api.get(CONFIGURATION))["webhooks"]
+    assert base64.b64decode(hooks[0]["clientConfig"]["caBundle"]) == material.authorities
 
 
 def post(door: Door, body: bytes, length: int | None = None, path: str = "/review") -> int:
