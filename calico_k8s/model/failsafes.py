@@ -6,6 +6,7 @@ Source of the defaults: Calico, felix/config/config_params.go, FailsafeInboundHo
 FailsafeOutboundHostPorts.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from calico_k8s.errors import InputError
@@ -43,6 +44,7 @@ DEFAULT_OUTBOUND = "udp:53,udp:67,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tc
 """DNS in place of SSH; else the same."""
 
 
+@lru_cache(maxsize=64)
 def parse_failsafes(text: str) -> Failsafes:
     """The ports that a setting names, sorted; TCP where an entry names no protocol.
 

@@ -126,6 +126,8 @@ def _policy(kind: str) -> Object:
     spec: Object = {}
     if kind == "ClusterNetworkPolicy":
         spec = {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}}
+    if kind == "HostEndpoint":
+        spec = {"node": "any", "interfaceName": "eth0"}
     metadata = (
         {"name": "any", "namespace": "mistaken"} if KINDS[kind].is_namespaced else {"name": "any"}
     )
