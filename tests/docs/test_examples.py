@@ -5,7 +5,6 @@ the expectations that ``lab test`` takes.
 """
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from calico_k8s.query.matrix import Cell, Matrix, compute_matrix
 from calico_k8s.sources.expand import ClusterObjects, expand
 from calico_k8s.sources.manifests import read_manifests
 from calico_k8s.translate.cluster import translate_all
-from tests.lab.patient import lasting
 
 FOLDER = Path(__file__).parents[2] / "docs" / "examples" / "policies"
 APP = FOLDER / "app.yaml"
@@ -70,4 +68,4 @@ def lab() -> Iterator[Lab]:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_does_with_packets_what_it_promises(lab: Lab, name: str) -> None:
     lab.apply(cluster(name))
-    assert lasting(lab, SERVICES, partial(surprises, name)) == []
+    assert surprises(name, lab.matrix(SERVICES)) == []

@@ -12,10 +12,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from calico_k8s.lab.plan import PodNetwork
 from calico_k8s.lab.run import Lab, LabOptions, lab_up
 from calico_k8s.model.resources import ICMP
-from calico_k8s.query.matrix import compute_matrix
+from calico_k8s.query.matrix import compare, compute_matrix
 from calico_k8s.query.reach import Service
 from tests.lab.clusters import TCP_PORTS, UDP_PORT, Object, clusters, expanded
-from tests.lab.patient import differing, lasting
 from tests.lab.plans import TCP, UDP
 from tests.needs import require_program
 
@@ -53,7 +52,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 def test_packets_pass_as_the_definition_says(lab: Lab, objects: list[Object]) -> None:
     lab.apply(expanded(objects, before=lab.objects))
     computed = compute_matrix(lab.snapshot, SERVICES)
-    assert lasting(lab, SERVICES, differing(computed)) == []
+    assert compare(computed, lab.matrix(SERVICES)) == ()
 
 
 @pytest.mark.parametrize("lab", [KINDS["ptp-legacy"]], ids=["ptp-legacy"], indirect=True)
@@ -77,4 +76,4 @@ def test_after_a_small_change_a_negated_protocol_leaves_out_that_protocol_alone(
         lab.apply(expanded([*pods, policy], before=lab.objects))
         computed = compute_matrix(lab.snapshot, SERVICES)
         assert len({cell.verdict for cell in computed.probes if cell.src != cell.dst}) == 2
-        assert lasting(lab, SERVICES, differing(computed)) == []
+        assert compare(computed, lab.matrix(SERVICES)) == ()

@@ -5,7 +5,6 @@ Kubernetes' own words say, and both are held to it.
 """
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from calico_k8s.lab.run import Lab, LabOptions, lab_up
 from calico_k8s.model.resources import PROTOCOL_NUMBERS
 from calico_k8s.query.matrix import Cell, Matrix, cell_key, compute_matrix
 from calico_k8s.query.reach import Service
-from tests.lab.patient import lasting
 from tests.nine_pods import PORTS, PROTOCOLS, World
 from tests.truth_table import CASES, Case, expected, lines, text
 
@@ -57,4 +55,4 @@ def lab() -> Iterator[Lab]:
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_packets_go_as_the_table_says(lab: Lab, case: Case) -> None:
     lab.apply(World(text(case)).cluster)
-    assert lasting(lab, SERVICES, partial(wrong, case)) == []
+    assert wrong(case, lab.matrix(SERVICES)) == []
