@@ -35,6 +35,11 @@ from calico_k8s.translate.objects import Decoded
 WATCH_S = (60, 90)
 """How long a watch is asked for, a random time between: the bound on how long a server that has
 stopped without closing anything goes unnoticed."""
+NEW_WATCH_S = (5, 10)
+NEW_S = 60.0
+"""For so long a kind that has just come is followed by short watches.  Once in some twenty rounds of
+definitions one was noticed only after 90 s, as if its watch had said nothing until its end; why is
+not known, so what is known is how long it can last."""
 _PATIENCE_S = 10.0
 """Silence past a watch's own end."""
 FIRST_PAUSE_S = 0.05
@@ -119,6 +124,8 @@ class Reflector:
         self._pause = Pause()
         self._denied_at_s: float | None = None
         """Since when the server has said nothing but that there is no such kind."""
+        self._came_at_s = -NEW_S
+        """When the cluster was seen to have the kind that it had not got before."""
         self._stopping = threading.Event()
         self._is_list_wanted = threading.Event()
         self._lock = threading.Lock()
@@ -211,6 +218,8 @@ class Reflector:
             self._known |= found  # also where the rest never comes: the next list may lack them
             self._sink.on_changes(page.objects)
             self._revision = page.revision if not page.rest else ""
+        if self._denied_at_s is not None:
+            self._came_at_s = time.monotonic()
         self._denied_at_s = None
         self._sink.on_changes(sorted(self._known - found))
         self._known = found
@@ -218,8 +227,9 @@ class Reflector:
         self._observer.on_list(self._kind, len(found), time.monotonic() - started_s)
 
     def _watch(self) -> None:
-        duration_s = random.randint(*WATCH_S)
         started_s = time.monotonic()
+        is_new = started_s < self._came_at_s + NEW_S
+        duration_s = random.randint(*(NEW_WATCH_S if is_new else WATCH_S))
         stream = self._api.follow(
             PATHS[self._kind],
             {

@@ -8,7 +8,7 @@ import pytest
 
 from calico_k8s.controller import reflector as reflectors
 from calico_k8s.controller.kube import KubeApi
-from calico_k8s.controller.reflector import Pause, Reflector, ReflectorState
+from calico_k8s.controller.reflector import NEW_WATCH_S, Pause, Reflector, ReflectorState
 from calico_k8s.controller.wire import Change, ref_of
 from calico_k8s.errors import (
     KubeError,
@@ -77,7 +77,7 @@ def reflecting(*steps: Answer, kind: str = "Pod") -> Iterator[tuple[Recorder, Re
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + 10
+    give_up_at = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < give_up_at, "it did not come to that"
         time.sleep(0.005)
@@ -179,6 +179,26 @@ def test_a_kind_that_is_not_there_is_an_empty_list_until_it_comes() -> None:
         assert recorder.names == {"security"}
         assert (recorder.lists, recorder.absences) == (2, ["Tier"]), "told once, not each time"
         assert recorder.errors == []
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_kind_that_returns_is_followed_again_by_short_watches_at_first() -> None:
+    with reflecting(
+        listed(tier("security", 1), revision=7),
+        *[refused(404, "not found")] * 10,
+        listed(tier("back", 9), revision=11),
+        watched(("ADDED", tier("later", 12))),
+        watched(stays=True),
+        kind="Tier",
+    ) as (recorder, _, kube):
+        wait_for(lambda: len(watches(kube)) == 3)
+        assert recorder.changes == ["+security", "-security", "+back", "+later"]
+        assert [length <= NEW_WATCH_S[1] for length in watches(kube)] == [False, True, True]
+
+
+def watches(kube: FakeKube) -> list[int]:
+    """How long each watch was asked for."""
+    return [int(each["timeoutSeconds"]) for each in kube.asked if "watch" in each]
 
 
 @pytest.mark.usefixtures("hasty")
