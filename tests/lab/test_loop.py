@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from functools import partial
 
 import pytest
 
@@ -72,6 +73,38 @@ def test_an_answer_that_has_arrived_is_seen_before_its_time_limit(loop: Loop) ->
     assert seen == ["answer", "limit"]
     assert loop.call(loop.take_lag_s) >= 0.03
     assert loop.call(loop.take_lag_s) < 0.03
+
+
+def test_an_answer_that_the_loop_itself_gives_late_is_seen_before_its_time_limit(
+    loop: Loop,
+) -> None:
+    """A thread that was held up has both the question before it and the limit behind it."""
+    near, far = socket.socketpair()
+    seen: list[str] = []
+    finished: Future[None] = Future()
+
+    def answer(_events: int) -> None:
+        far.send(far.recv(10))
+
+    def read(_events: int) -> None:
+        near.recv(10)
+        seen.append("answer")
+
+    def plan() -> None:
+        loop.watch(far, READABLE, answer)
+        loop.watch(near, READABLE, read)
+        loop.at(time.monotonic() + 0.01, lambda: seen.append("limit"))
+        loop.at(time.monotonic() + 0.02, lambda: finished.set_result(None))
+        near.send(b".")
+        time.sleep(0.05)
+
+    loop.call(plan)
+    loop.wait(finished, 60)
+    for each in (near, far):
+        loop.call(partial(loop.unwatch, each))
+    near.close()
+    far.close()
+    assert seen == ["answer", "limit"]
 
 
 def test_a_number_that_is_used_again_does_not_get_the_events_of_who_had_it(loop: Loop) -> None:
