@@ -132,6 +132,7 @@ ASK = (
 )
 
 
+@pytest.mark.timeout(300)
 def test_a_running_lab_follows_its_manifests_and_is_played_with(tmp_path: Path) -> None:
     file = tmp_path / "app.yaml"
     open_text = POD.replace("NAME", "a") + POD.replace("NAME", "b")

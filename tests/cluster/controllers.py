@@ -24,7 +24,7 @@ from calico_k8s.model.names import EndpointId, NamespaceName, NodeName, ProfileI
 from calico_k8s.model.resources import Node, Rules, Tags, Value, WorkloadEndpoint
 from tests.etcd.servers import HERE, Host, free_ports
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 class ControllerProcess:

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 import pytest
 
 from calico_k8s.datastore.store import Delete, Put
-from calico_k8s.lab.beats import SETTLE_S, verdict_runs
+from calico_k8s.lab.beats import SETTLE_S
 from calico_k8s.lab.netns import entered
 from calico_k8s.lab.plan import PodId, PodNetwork
 from calico_k8s.lab.question import Outcome
@@ -51,6 +51,7 @@ from tests.cluster.objects import pod_path
 from tests.cluster.proxied import ADDRESSES, PODS, SERVICES, ProxiedCluster, proxied_cluster
 from tests.cluster.proxies import SYNC_S, ProxyKind
 from tests.lab.plans import TCP
+from tests.lab.walls import held
 
 pytestmark = [pytest.mark.cluster, pytest.mark.kernel, pytest.mark.timeout(180)]
 
@@ -194,18 +195,8 @@ def watching(cluster: ProxiedCluster, *, services: bool) -> Iterator[None]:
         for probe, by in (*by_cluster_ip, *by_node_port)
         if services or not by
     ]
-    prober = cluster.live.prober
-    streams = [(prober.stream(probe, interval_s=BEAT_S), verdict) for probe, verdict in expected]
-    try:
+    with held(cluster.live.prober, expected, BEAT_S):
         yield
-        time.sleep(SETTLE_S)
-    finally:
-        for stream, _ in streams:
-            prober.stop(stream)
-    for stream, verdict in streams:
-        runs = verdict_runs(stream.beats())
-        assert [run.verdict for run in runs] == [verdict], (stream.probe, runs)
-        assert runs[0].beats > 10
 
 
 def test_a_kube_proxy_that_comes_after_felix_and_goes_changes_no_verdict(

@@ -112,7 +112,7 @@ def count(store: Store) -> int:
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    give_up_at = time.monotonic() + 15
+    give_up_at = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < give_up_at, "it did not come to that"
         time.sleep(0.01)

@@ -9,7 +9,7 @@ from calico_k8s.datastore.syncer import SyncState
 from calico_k8s.datastore.updates import Update
 from calico_k8s.errors import StoreError
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def wait_until(condition: Callable[[], bool], what: str, within_s: float = WAIT_S) -> None:

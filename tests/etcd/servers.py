@@ -23,7 +23,7 @@ from calico_k8s.lab.netns import Namespace, entered
 from tests.etcd.binaries import EtcdVersion, etcd_binary
 from tests.etcd.certificates import LOOPBACK, Authority
 
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 
 
 class Host(NamedTuple):

@@ -54,7 +54,7 @@ from tests.namespaces import Namespace, ip, new_namespace, run
 
 NODE = NodeName("n1")
 NODE_ADDRESS = Address("192.168.0.1")
-PATIENCE_S = 8.0
+PATIENCE_S = 30.0
 PORT = 80
 QUICK = {"place-check-interval-s": "0.2", "status-interval-s": "0.2", "resync-interval-s": "5"}
 

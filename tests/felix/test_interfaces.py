@@ -201,7 +201,7 @@ def watcher(namespace: Namespace) -> Iterator[InterfaceWatcher]:
 
 def until(condition: Callable[[], bool]) -> bool:
     """Whether the condition comes true in time: a new pod's IPv6 is silent for some 2 s (DAD)."""
-    end = time.monotonic() + 8
+    end = time.monotonic() + 60
     while not condition():
         if time.monotonic() > end:
             return False

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from calico_k8s.lab.beats import SETTLE_S, verdict_runs
+from calico_k8s.lab.beats import SETTLE_S
 from calico_k8s.lab.kubeproxy import IptablesFlavour
 from calico_k8s.lab.netns import entered
 from calico_k8s.lab.plan import PodNetwork
@@ -24,6 +24,7 @@ from tests.lab.walls import (
     assert_as_defined,
     backend,
     cluster,
+    held,
     kernels,
     on_node,
     question,
@@ -84,21 +85,13 @@ def steady(lab: Lab, *extra: tuple[str, str, Action]) -> Iterator[None]:
         ("ops/far", "web/front", Action.DENY),
         *extra,
     )
-    prober = lab.prober
-    streams = [
-        (prober.stream(question(lab, src, dst, WEB, version), interval_s=0.01), verdict)
+    expected = [
+        (question(lab, src, dst, WEB, version), verdict)
         for src, dst, verdict in wanted
         for version in (4, 6)
     ]
-    try:
+    with held(lab.prober, expected, interval_s=0.01):
         yield
-        time.sleep(SETTLE_S)
-    finally:
-        for stream, _ in streams:
-            prober.stop(stream)
-    for stream, verdict in streams:
-        runs = verdict_runs(stream.beats())
-        assert [run.verdict for run in runs] == [verdict], (stream.probe, runs)
 
 
 def test_a_firewall_that_is_loaded_and_reloaded_drops_what_it_did_and_nothing_else_changes(

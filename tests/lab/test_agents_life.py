@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 from typing import NamedTuple
 
@@ -13,27 +14,32 @@ from calico_k8s.config import Layer
 from calico_k8s.felix import drift as drifts
 from calico_k8s.felix.drift import Drift, DriftFinder
 from calico_k8s.felix.saved import SavedState
-from calico_k8s.lab.beats import SETTLE_S, verdict_runs
 from calico_k8s.lab.kubeproxy import IptablesFlavour
 from calico_k8s.lab.netns import entered
 from calico_k8s.lab.plan import PodNetwork
+from calico_k8s.lab.question import Probe
 from calico_k8s.lab.run import Lab, LabOptions, agent_arguments, lab_up
 from calico_k8s.model.names import NodeName
 from calico_k8s.model.resources import Action
+from tests.felix.nodes import until
 from tests.lab.walls import (
     API,
     NODE_1,
     NODE_2,
     OBJECTS,
+    PATIENCE_S,
     SERVICES,
     WEB,
     assert_as_defined,
     backend,
     cluster,
     felix_clean,
+    held,
+    is_as_defined,
     kernels,
     on_node,
     question,
+    wait_for_beats,
 )
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(180)]
@@ -42,6 +48,7 @@ KINDS: list[tuple[PodNetwork, IptablesFlavour]] = [
     (PodNetwork.PTP, "nft"),
     (PodNetwork.BRIDGE, "legacy"),
 ]
+NODES = (NODE_1, NODE_2)
 MENDED_S = 1.5
 """The place of our jumps is looked at each second."""
 
@@ -73,39 +80,29 @@ WATCHED = [
 ]
 
 
-class Watch:
-    """Streams over the walls, and through their doors, of both families."""
-
-    def __init__(self, lab: Lab) -> None:
-        self._lab = lab
-        self._streams = [
-            (lab.prober.stream(question(lab, src, dst, to, version), interval_s=0.02), verdict)
-            for (src, dst, to, verdict), version in product(WATCHED, (4, 6))
-        ]
-
-    def assert_that_nothing_changed(self) -> None:
-        """Every beat had the verdict that it should have."""
-        time.sleep(SETTLE_S)
-        for stream, verdict in self._streams:
-            self._lab.prober.stop(stream)
-            runs = verdict_runs(stream.beats())
-            assert [run.verdict for run in runs] == [verdict], (stream.probe, runs)
-            assert runs[0].beats > 10
+@contextmanager
+def watching(lab: Lab) -> Iterator[None]:
+    """The block changes nothing for who goes over the walls, or through their doors."""
+    expected = [
+        (question(lab, src, dst, to, version), verdict)
+        for (src, dst, to, verdict), version in product(WATCHED, (4, 6))
+    ]
+    with held(lab.prober, expected, interval_s=0.02):
+        yield
 
 
 def test_agents_killed_and_started_change_no_verdict_and_write_nothing(lab: Lab) -> None:
     before = kernels(lab)
     logs = {node: len(lab.agents.log_path(node).read_text()) for node in lab.cluster.nodes}
-    watch = Watch(lab)
-    for node in (NODE_1, NODE_2):
-        lab.kill_agent(node)
-    time.sleep(0.3)
-    assert kernels(lab) == before
-    for node in (NODE_1, NODE_2):
-        lab.agents.start(node)
-    lab.wait_in_force()
-    time.sleep(1.2)
-    watch.assert_that_nothing_changed()
+    with watching(lab):
+        for node in (NODE_1, NODE_2):
+            lab.kill_agent(node)
+        time.sleep(0.3)
+        assert kernels(lab) == before
+        for node in (NODE_1, NODE_2):
+            lab.agents.start(node)
+        lab.wait_in_force()
+        time.sleep(1.2)
     assert kernels(lab) == before
     for node, length in logs.items():
         assert "kernel written" not in lab.agents.log_path(node).read_text()[length:]
@@ -113,10 +110,9 @@ def test_agents_killed_and_started_change_no_verdict_and_write_nothing(lab: Lab)
 
 def test_an_agent_stopped_in_order_leaves_the_walls(lab: Lab) -> None:
     before = kernels(lab)
-    watch = Watch(lab)
-    lab.agents.stop(NODE_1)
-    time.sleep(0.3)
-    watch.assert_that_nothing_changed()
+    with watching(lab):
+        lab.agents.stop(NODE_1)
+        time.sleep(0.3)
     assert kernels(lab) == before
 
 
@@ -141,15 +137,51 @@ def test_a_rebooted_node_enforces_what_it_did_before_the_datastore_answers(lab: 
     assert kernels(lab)[NODE_1] != before
     # A store that is there, and has nothing: it never says that it is complete.
     lab.agents.start(NODE_1, "--datastore", f"sqlite://{lab.cluster.directory / 'empty.db'}")
-    deadline_s = time.monotonic() + 5
-    while "cali-FORWARD" not in kernels(lab)[NODE_1]:
-        assert time.monotonic() < deadline_s, lab.agents.log_path(NODE_1).read_text()[-2000:]
-        time.sleep(0.05)
-    time.sleep(0.3)
-    assert_as_defined(lab)
+    is_back = until(lambda: "cali-FORWARD" in kernels(lab)[NODE_1], PATIENCE_S)
+    assert is_back, lab.agents.log_path(NODE_1).read_text()[-2000:]
+    assert until(lambda: is_as_defined(lab), PATIENCE_S)
     lab.kill_agent(NODE_1)
     lab.start_agent(NODE_1)
     assert_as_defined(lab)
+
+
+def drift(lab: Lab, node: NodeName) -> Drift:
+    """What the command that looks finds on a node, given the agent's flags."""
+    pairs = zip(*2 * [iter(agent_arguments(lab.options))], strict=True)
+    flags = Layer("command line", {name.removeprefix("--"): value for name, value in pairs})
+    with entered(lab.cluster.nodes[node].namespace):
+        return DriftFinder(node, (flags,), lab.store.store, backend(lab)).find()
+
+
+def test_no_node_drifts_and_what_was_meddled_with_is_found_or_mended(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What passed while an earlier test had the rules away is known to conntrack for ten seconds.
+    assert until(lambda: not any(drift(lab, each).findings for each in NODES), PATIENCE_S), [
+        drift(lab, node).findings for node in NODES
+    ]
+    lab.agents.stop(NODE_1)
+    monkeypatch.setattr(drifts, "SETTLE_S", 0.0)
+    meddled = {"member"}
+    element = on_node(lab, NODE_1, "ipset", "save", "cali4-dst").split("add cali4-dst ")[1]
+    on_node(lab, NODE_1, "ipset", "del", "cali4-dst", element.split()[0])
+    if lab.options.network is PodNetwork.BRIDGE:
+        meddled |= {"bridge", "interface"}
+        table = on_node(lab, NODE_1, "nft", "list", "set", "bridge", "calico_k8s", "bound4")
+        bound = re.search(r'"\S+" \. [\d.]+', table)
+        assert bound, table
+        on_node(lab, NODE_1, "nft", f"delete element bridge calico_k8s bound4 {{ {bound[0]} }}")
+        bridge = re.search(
+            r"^\d+: (\S+):", on_node(lab, NODE_1, "ip", "link", "show", "type", "bridge")
+        )
+        assert bridge
+        words = ("set", bridge[1], "type", "bridge", "nf_call_iptables", "0")
+        on_node(lab, NODE_1, "ip", "link", *words)
+    assert {finding.kind for finding in drift(lab, NODE_1).findings} == meddled
+    monkeypatch.undo()
+    lab.start_agent(NODE_1)
+    lab.wait_in_force()
+    assert drift(lab, NODE_1).findings == ()
 
 
 class Meddling(NamedTuple):
@@ -182,19 +214,25 @@ def test_what_another_program_does_to_our_rules_is_mended(
 ) -> None:
     denied = lab.prober.stream(question(lab, "ops/near", "web/front", WEB, version))
     allowed = lab.prober.stream(question(lab, "ops/near", "ops/far", WEB, version))
+    probes, verdicts = [denied.probe, allowed.probe], [Action.DENY, Action.ALLOW]
     try:
         iptables(lab, version, meddling.commands)
-        mended_s = time.monotonic() + MENDED_S
-        time.sleep(MENDED_S + SETTLE_S + 0.3)
-        for stream, verdict in ((denied, Action.DENY), (allowed, Action.ALLOW)):
-            late = stream.beats(mended_s)
-            assert late
-            assert {beat.verdict for beat in late} == {verdict}
+        time.sleep(MENDED_S)
+        assert until(lambda: verdicts_of(lab, probes) == verdicts, PATIENCE_S)
+        mended_s = time.monotonic()
+        wait_for_beats((denied, allowed), mended_s)
+        for stream, verdict in zip((denied, allowed), verdicts, strict=True):
+            assert {beat.verdict for beat in stream.beats(mended_s)} == {verdict}
     finally:
         for stream in (denied, allowed):
             lab.prober.stop(stream)
         iptables(lab, version, meddling.undo)
     assert_as_defined(lab)
+
+
+def verdicts_of(lab: Lab, probes: list[Probe]) -> list[Action]:
+    """What becomes of some questions now."""
+    return [answer.verdict for answer in lab.prober.probe(probes)]
 
 
 def iptables(lab: Lab, version: int, commands: tuple[str, ...]) -> None:
@@ -207,42 +245,6 @@ def iptables(lab: Lab, version: int, commands: tuple[str, ...]) -> None:
             on_node(lab, NODE_1, "sh", "-c", f"printf '{text}\\n' | {program}-restore -w 10")
         else:
             on_node(lab, NODE_1, program, "-w", "10", *words)
-
-
-def drift(lab: Lab, node: NodeName) -> Drift:
-    """What the command that looks finds on a node, given the agent's flags."""
-    pairs = zip(*2 * [iter(agent_arguments(lab.options))], strict=True)
-    flags = Layer("command line", {name.removeprefix("--"): value for name, value in pairs})
-    with entered(lab.cluster.nodes[node].namespace):
-        return DriftFinder(node, (flags,), lab.store.store, backend(lab)).find()
-
-
-def test_no_node_drifts_and_what_was_meddled_with_is_found_or_mended(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert [drift(lab, node).findings for node in (NODE_1, NODE_2)] == [(), ()]
-    lab.agents.stop(NODE_1)
-    monkeypatch.setattr(drifts, "SETTLE_S", 0.0)
-    meddled = {"member"}
-    element = on_node(lab, NODE_1, "ipset", "save", "cali4-dst").split("add cali4-dst ")[1]
-    on_node(lab, NODE_1, "ipset", "del", "cali4-dst", element.split()[0])
-    if lab.options.network is PodNetwork.BRIDGE:
-        meddled |= {"bridge", "interface"}
-        table = on_node(lab, NODE_1, "nft", "list", "set", "bridge", "calico_k8s", "bound4")
-        bound = re.search(r'"\S+" \. [\d.]+', table)
-        assert bound, table
-        on_node(lab, NODE_1, "nft", f"delete element bridge calico_k8s bound4 {{ {bound[0]} }}")
-        bridge = re.search(
-            r"^\d+: (\S+):", on_node(lab, NODE_1, "ip", "link", "show", "type", "bridge")
-        )
-        assert bridge
-        words = ("set", bridge[1], "type", "bridge", "nf_call_iptables", "0")
-        on_node(lab, NODE_1, "ip", "link", *words)
-    assert {finding.kind for finding in drift(lab, NODE_1).findings} == meddled
-    monkeypatch.undo()
-    lab.start_agent(NODE_1)
-    lab.wait_in_force()
-    assert drift(lab, NODE_1).findings == ()
 
 
 def test_clean_leaves_nothing(lab: Lab) -> None:

@@ -145,7 +145,7 @@ def test_pods_come_and_go_while_it_runs(cluster: Cluster) -> None:
     for gone in (inside, outside):
         cluster.remove_pod(gone.id)
         assert not reaches(cluster, PodId("default/p1"), gone.addresses[0])
-    assert running.wait(5) == -signal.SIGKILL
+    assert running.wait(60) == -signal.SIGKILL
     assert not namespace.path.exists()
     cluster.add_pods([outside])
     assert reaches(cluster, PodId("default/p1"), outside.addresses[0])
@@ -273,13 +273,13 @@ def test_a_signal_leaves_nothing_behind(number: signal.Signals) -> None:
     with lab_process("sleep") as process:
         assert left_of(process.pid)
         process.send_signal(number)
-        assert process.wait(10) in (128 + number, -number)
+        assert process.wait(60) in (128 + number, -number)
     assert not left_of(process.pid)
 
 
 def test_the_end_of_the_process_leaves_nothing_behind() -> None:
     with lab_process("exit") as process:
-        assert process.wait(10) == 7
+        assert process.wait(60) == 7
     assert not left_of(process.pid)
 
 
@@ -290,9 +290,9 @@ def test_what_a_killed_run_left_is_swept_and_what_lives_is_not(cluster: Cluster)
         while netns_of(inside.pid) != (netns.NETNS_DIRECTORY / name).stat().st_ino:
             time.sleep(0.01)
         process.kill()
-        process.wait(10)
+        process.wait(60)
     assert left_of(process.pid)
     assert str(process.pid) in [run.partition(".")[0] for run in sweep_dead_runs()]
     assert not left_of(process.pid)
-    assert inside.wait(5) == -signal.SIGKILL
+    assert inside.wait(60) == -signal.SIGKILL
     assert reaches(cluster, PodId("default/p0"), pod(1, 1).addresses[0])

@@ -73,7 +73,7 @@ def test_other_threads_stay_where_they_are() -> None:
         gate = threading.Event()
 
         def look() -> None:
-            gate.wait(5)
+            gate.wait(60)
             seen.append(own())
 
         thread = threading.Thread(target=look)

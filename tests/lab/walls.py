@@ -5,18 +5,23 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from calico_k8s.felix.iptables.programs import Backend
+from calico_k8s.lab.beats import verdict_runs
 from calico_k8s.lab.cluster import NodeSite
 from calico_k8s.lab.kernelview import kernel_text
 from calico_k8s.lab.netns import entered
 from calico_k8s.lab.plan import Place, PodId
+from calico_k8s.lab.probe import Prober
 from calico_k8s.lab.question import Probe
 from calico_k8s.lab.run import Lab
+from calico_k8s.lab.stream import Stream
 from calico_k8s.model.addresses import Address, address_version
 from calico_k8s.model.names import NodeName
+from calico_k8s.model.resources import Action
 from calico_k8s.query.matrix import compare, compute_matrix
 from calico_k8s.query.reach import Service
 from calico_k8s.sources.expand import ClusterObjects
@@ -27,6 +32,9 @@ ROOT = Path(__file__).parents[2]
 NODE_1, NODE_2 = NodeName("node-1"), NodeName("node-2")
 WEB, API, DNS = Service(TCP, 80), Service(TCP, 4001), Service(UDP, 53)
 SERVICES = (WEB, API, DNS)
+BEATS_MIN = 10
+PATIENCE_S = 30.0
+"""For what a machine with other things to do is slow at; mostly it takes a second at most."""
 
 ALLOWED_ON_BACK = "allow tcp from label access=yes to port 4001; allow udp from label access=yes"
 
@@ -94,9 +102,45 @@ def question(lab: Lab, src: str, dst: str, service: Service, version: int = 4) -
     return Probe(Place(src), address(lab, dst, version), service.port, service.protocol)
 
 
+def is_as_defined(lab: Lab) -> bool:
+    """Whether every packet passes, or not, as the definition says."""
+    return compare(compute_matrix(lab.snapshot, SERVICES), lab.matrix(SERVICES)) == ()
+
+
 def assert_as_defined(lab: Lab) -> None:
     """Every packet passes, or not, as the definition says."""
     assert compare(compute_matrix(lab.snapshot, SERVICES), lab.matrix(SERVICES)) == ()
+
+
+@contextmanager
+def held(
+    prober: Prober, expected: Iterable[tuple[Probe, Action]], interval_s: float
+) -> Iterator[None]:
+    """The block changes no verdict of a new connection: not one passes, not one is lost."""
+    streams = [
+        (prober.stream(probe, interval_s=interval_s), verdict) for probe, verdict in expected
+    ]
+    try:
+        yield
+        wait_for_beats([stream for stream, _ in streams])
+    finally:
+        for stream, _ in streams:
+            prober.stop(stream)
+    for stream, verdict in streams:
+        runs = verdict_runs(stream.beats())
+        assert [run.verdict for run in runs] == [verdict], (stream.probe, runs)
+
+
+def wait_for_beats(streams: Iterable[Stream], since_s: float = 0.0) -> None:
+    """Returns when what was sent until now is known, and ten beats sent since then at least."""
+    now_s = time.monotonic()
+    for stream in streams:
+        while True:
+            beats = stream.beats(since_s)
+            if len(beats) >= BEATS_MIN and beats[-1].sent_s >= now_s:
+                break
+            assert time.monotonic() < now_s + PATIENCE_S, f"no beats: {stream.probe}"
+            time.sleep(0.01)
 
 
 def backend(lab: Lab) -> Backend:

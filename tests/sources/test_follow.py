@@ -8,7 +8,7 @@ import pytest
 from calico_k8s.sources.follow import Follower, Watch
 
 POD = "apiVersion: v1\nkind: Pod\nmetadata: {name: NAME}\n"
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def write(path: Path, *names: str) -> None:
