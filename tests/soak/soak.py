@@ -28,7 +28,7 @@ import msgspec
 from calico_k8s.datastore.store import Store
 from calico_k8s.model.keys import Key
 from calico_k8s.model.resources import Value
-from tests.bench.bed import NODE, Bed, Felix, local_address, remote_address, write
+from tests.bench.bed import NODE, Bed, Felix, remote_address, write
 from tests.bench.bench_felix import stores
 from tests.bench.bench_scale import UDP, alone, peer
 from tests.bench.workload import (
@@ -80,7 +80,7 @@ class Churn:
     """Changes of a cluster, by chance; each leaves it near where it began."""
 
     def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)  # noqa: S311 - no secret
+        self._random = random.Random(seed)
         self.stored = Stored(SMALL)
         self._gone: set[int] = set()
         self._extra: set[int] = set()
