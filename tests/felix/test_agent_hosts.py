@@ -47,6 +47,7 @@ from tests.felix.nodes import (
     connects,
     machine_up,
     rules,
+    setting,
     until,
 )
 from tests.namespaces import Namespace, ip, new_namespace, run
@@ -373,3 +374,20 @@ def tracked(port: int) -> int:
     with contextlib.closing(ConntrackSocket()) as entries:
         flows = [flow for version in (4, 6) for flow in entries.dump(version)]
     return sum(flow.original.dport == port for flow in flows)
+
+
+def test_what_a_host_endpoint_denies_is_told_at_every_hook(world: World) -> None:
+    untracked = partial(policy, hook=HostHook.UNTRACKED, name="raw", egress=(ALLOW_ALL,))
+    world.settle(host(), policy(egress=(ALLOW_ALL,)), setting("denials", "on"))
+    become(world.reaches_node, {SSH, API})
+    assert until(lambda: (WEB, "end of tier default") in told(world)), told(world)
+    world.settle(untracked(to_port(SPARE, Action.DENY), ALLOW_ALL))
+    become(world.reaches_node, {SSH, API, WEB})
+    assert until(lambda: (SPARE, "end of GlobalNetworkPolicy p") in told(world)), told(world)
+
+
+def told(world: World) -> set[tuple[int, str]]:
+    """The port that was meant, and what denied it."""
+    agent = world.machine.agent
+    assert agent is not None
+    return {(each.port, each.why) for each in agent.denials.records}
