@@ -1,8 +1,8 @@
 """What a cluster's size costs a node: a real Felix process on the clusters of ``workload.py``.
 
 A prober says, as in ``bench_felix``, when packets met the other verdict.  Floors of the same run: a
-member of an ipset by one netlink message; a Python that reads the same values and does nothing with
-them, for the start and its memory; a store's watch that nobody reads more of, for processor time.
+member of an ipset by one netlink message; for the start and its memory, a Python that reads the same
+values and does nothing with them.  Processor time and bursts stand beside their goals alone.
 
 Needs root.  Arguments: ``--json``, ``--changes N``, then sizes (small, large, together), stores
 (sqlite, etcd) and backends (legacy, nft); of each all but etcd unless given.
@@ -242,7 +242,7 @@ def bench_many(setting: Setting) -> Iterator[Figure]:
 
 def bench(setting: Setting, url: str) -> Iterator[Figure]:
     """All figures of one size, store and backend."""
-    floor = summary(ipset_floor(setting.bed, 100)) if setting.size is not TOGETHER else (0.0, 0.0)
+    floor = summary(ipset_floor(setting.bed, 100))
     write(setting.store, setting.stored.items())
     yield from bench_start(setting, url)
     time.sleep(2)  # what there is time for later is loaded
