@@ -143,6 +143,8 @@ class Desired:
         self._is_first = True
         self._has_other_chains = True
         """Whether chains that all groups share are other than in the plan before."""
+        self._edition = 0
+        """Of the groups, in the tables that were planned last."""
 
     @property
     def group_count(self) -> int:
@@ -192,8 +194,7 @@ class Desired:
             self._groups.remove(name, now_s)
             self._members_of.pop(name, None)
         if self._has_other_chains or rewritten or deltas.groups_updated or deltas.groups_removed:
-            plan.tables = self._tables()
-            self._need_nets(plan)
+            self._write_tables(plan)
         self._classify(plan, deltas, rewritten, joined)
         self._is_first = self._has_other_chains = self._has_other_raw = False
         return plan
@@ -202,7 +203,7 @@ class Desired:
         """Drop what has been retired for long enough."""
         plan = Plan()
         if self._groups.collect(now_s):
-            plan.tables = self._tables()
+            self._write_tables(plan)
             wanted = {made.ipset.name for made in self._nets_asked()}
             plan.dropped += sorted(self._nets - wanted)
             self._nets &= wanted
@@ -363,6 +364,13 @@ class Desired:
             egress=Role.EGRESS_MAP in switched, ingress=Role.INGRESS_MAP in switched
         )
         plan.order = Order(switches=switches)
+
+    def _write_tables(self, plan: Plan) -> None:
+        """Have the tables written, with the sets they ask, unless they would be as they are."""
+        if self._has_other_chains or self._groups.edition != self._edition:
+            self._edition = self._groups.edition
+            plan.tables = self._tables()
+            self._need_nets(plan)
 
     def _tables(self) -> tuple[Table, ...]:
         tables = self._groups.tables(self._config, self._hosts.tables(self._config))

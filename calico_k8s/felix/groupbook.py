@@ -8,6 +8,7 @@ written.  :meth:`GroupBook.collect` drops it then.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -46,6 +47,11 @@ class LiveGroup(msgspec.Struct, frozen=True):
         """Whether the mark tree leads to chains of its own."""
         return self.number not in (Number.ALLOW_ALL, Number.HELD)
 
+    @property
+    def shares_chains(self) -> bool:
+        """Whether other groups may have the same chains: those that tell who denied."""
+        return any(rendered.notes for rendered in self.rendered.values())
+
     def asked(self) -> Iterator[IpsetId]:
         """The sets of peers that its rules ask."""
         return asked_by(self.group)
@@ -58,9 +64,11 @@ def asked_by(group: Group) -> Iterator[IpsetId]:
             yield from (ipset.id for ipset in rule.ipsets())
 
 
-class _Retired(msgspec.Struct, frozen=True):
-    since_s: float
+class _Standing(NamedTuple):
+    """What tables have of a group, live or retired."""
+
     direction: Direction
+    number: int
     rendered: ByVersion
 
 
@@ -79,7 +87,13 @@ class GroupBook:
         self._versions = versions
         self._tells = tells
         self._live: dict[GroupId, LiveGroup] = {}
-        self._retired: dict[ChainName, _Retired] = {}
+        self._retired: dict[ChainName, float] = {}
+        """Since when, by the first chain."""
+        self._standing: dict[ChainName, _Standing] = {}
+        """By their first chain, the live groups that have chains, and the retired."""
+        self.edition = 0
+        """Another number where tables may differ: a group that is retired, or comes back as it was,
+        leaves them as they are."""
         self._homeless: dict[GroupId, str] = {}
         """Groups without a number, and why."""
         numbers = merge_numbers(recovered.values())
@@ -87,7 +101,9 @@ class GroupBook:
         for direction in Direction:
             for chain in numbers[direction]:
                 found = {v: r.groups[chain] for v, r in recovered.items() if chain in r.groups}
-                self._retired[chain] = _Retired(now_s, direction, found)
+                number = self._allocators[direction].assign(chain, now_s)
+                self._standing[chain] = _Standing(direction, number, found)
+                self._retired[chain] = now_s
 
     def __len__(self) -> int:
         """How many groups have endpoints."""
@@ -122,8 +138,9 @@ class GroupBook:
             number: int = Number.ALLOW_ALL
         else:
             number = self._assign(group, now_s)
-        self._live[group.id] = LiveGroup(group, rendered, number)
-        return self._live[group.id]
+        live = self._live[group.id] = LiveGroup(group, rendered, number)
+        self._stand(live)
+        return live
 
     def rehome(self, now_s: float) -> set[GroupId]:
         """Give numbers to groups that had none, as far as there are some now; those groups."""
@@ -134,6 +151,7 @@ class GroupBook:
             if number == Number.HELD:
                 break
             self._live[name] = msgspec.structs.replace(live, number=number)
+            self._stand(self._live[name])
             found.add(name)
         return found
 
@@ -142,12 +160,14 @@ class GroupBook:
         if tells != self._tells:
             self._tells = tells
             for name, live in self._live.items():
-                self._live[name] = msgspec.structs.replace(live, rendered=self._render(live.group))
+                again = msgspec.structs.replace(live, rendered=self._render(live.group))
+                self._live[name] = again
+                self._stand(again)
 
     def note(self, prefix: str) -> Note | None:
         """What a prefix tells; None where no group that is in the kernel tells it."""
-        for each in self._all_rendered():
-            for rendered in each.values():
+        for _, each in self._in_order():
+            for rendered in each.rendered.values():
                 if prefix in rendered.notes:
                     return rendered.notes[prefix]
         return None
@@ -159,47 +179,42 @@ class GroupBook:
 
     def collect(self, now_s: float) -> bool:
         """Drop what has been retired for long enough; whether there was something."""
-        gone = [c for c, retired in self._retired.items() if retired.since_s + RETIRE_S <= now_s]
+        gone = [chain for chain, since_s in self._retired.items() if since_s + RETIRE_S <= now_s]
         for chain in gone:
-            direction = self._retired.pop(chain).direction
-            self._allocators[direction].release(chain, now_s)
+            del self._retired[chain]
+            self._allocators[self._standing.pop(chain).direction].release(chain, now_s)
+            self.edition += 1
         return bool(gone)
 
     def nets(self) -> Iterable[NetsIpset]:
         """The sets of nets that live and retired groups ask."""
-        for each in self._all_rendered():
-            for rendered in each.values():
+        for each in self._standing.values():
+            for rendered in each.rendered.values():
                 yield from rendered.nets
 
     def tables(
         self, config: RenderConfig, hosts: Mapping[Version, HostTables] = NO_HOST_TABLES
     ) -> tuple[Table, ...]:
         """Every table, with retired groups beside the live, and what host endpoints ask."""
-        groups = [*self._all_rendered()]
-        return tuple(
-            table
-            for version in self._versions
-            for table in render_tables(
-                config,
-                version,
-                (g[version] for g in groups if version in g),
-                self._leaves(version),
-                hosts.get(version, NO_HOSTS),
-            )
-        )
-
-    def _leaves(self, version: Version) -> dict[Direction, dict[ChainName, int]]:
-        leaves: dict[Direction, dict[ChainName, int]] = {d: {} for d in Direction}
-        for live in self._live.values():
-            if live.has_chains:
-                chain = stage_chain(live.group.id, live.group.direction)
-                leaves[live.group.direction][chain] = live.number
-        for chain, retired in self._retired.items():
+        tables: list[Table] = []
+        for version in self._versions:
+            leaves: dict[Direction, dict[ChainName, int]] = {d: {} for d in Direction}
             # An earlier run may have ended before it wrote the chain in every family.
-            if version in retired.rendered:
-                allocator = self._allocators[retired.direction]
-                leaves[retired.direction][chain] = allocator.assign(chain, retired.since_s)
-        return leaves
+            present = {c: each for c, each in self._in_order() if version in each.rendered}
+            for chain, each in present.items():
+                leaves[each.direction][chain] = each.number
+            groups = (each.rendered[version] for each in present.values())
+            asked_by_hosts = hosts.get(version, NO_HOSTS)
+            tables += render_tables(config, version, groups, leaves, asked_by_hosts)
+        return tuple(tables)
+
+    def _stand(self, live: LiveGroup) -> None:
+        if live.has_chains:
+            standing = _Standing(live.group.direction, live.number, live.rendered)
+            chain = stage_chain(live.group.id, live.group.direction)
+            if self._standing.get(chain) != standing or live.shares_chains:
+                self._standing[chain] = standing
+                self.edition += 1
 
     def _assign(self, group: Group, now_s: float) -> int:
         chain = stage_chain(group.id, group.direction)
@@ -215,14 +230,16 @@ class GroupBook:
     def _render(self, group: Group) -> ByVersion:
         return {v: render_group(group, v, tells=self._tells) for v in self._versions}
 
-    def _all_rendered(self) -> Iterator[ByVersion]:
+    def _in_order(self) -> Iterator[tuple[ChainName, _Standing]]:
         """Retired groups first: of a chain that groups share, the word of a live one holds."""
-        yield from (retired.rendered for retired in self._retired.values())
-        for live in self._live.values():
-            if live.has_chains:
-                yield live.rendered
+        for chain in self._retired:
+            yield chain, self._standing[chain]
+        for chain, each in self._standing.items():
+            if chain not in self._retired:
+                yield chain, each
 
     def _retire(self, live: LiveGroup | None, now_s: float) -> None:
         if live is not None and live.has_chains:
             chain = stage_chain(live.group.id, live.group.direction)
-            self._retired[chain] = _Retired(now_s, live.group.direction, live.rendered)
+            self._retired[chain] = now_s
+            self.edition += live.shares_chains

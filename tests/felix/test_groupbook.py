@@ -134,3 +134,20 @@ def test_a_chain_that_was_written_in_one_family_only_is_asked_there_only() -> No
     assert chains(after, 6) == set()
     v6 = next(t for t in after.tables(CONFIG) if (t.name, t.version) == ("mangle", 6))
     assert not any("cali-i0-a" in rule for rule in v6.chains[ROOTS[Direction.INGRESS]])
+
+
+def test_a_group_that_goes_and_comes_back_leaves_the_edition_of_the_tables() -> None:
+    groups = book()
+    groups.update(policy("a"), 0.0)
+    groups.update(policy("b"), 0.0)
+    edition, tables = groups.edition, groups.tables(CONFIG)
+    groups.remove(policy("a").id, 1.0)
+    assert (groups.edition, groups.tables(CONFIG)) == (edition, tables), "retired"
+    groups.update(policy("a"), 2.0)
+    assert (groups.edition, groups.tables(CONFIG)) == (edition, tables), "as it was"
+    groups.update(policy("a", 81), 3.0)
+    assert groups.edition != edition, "with another rule"
+    edition = groups.edition
+    groups.remove(policy("a").id, 4.0)
+    assert groups.collect(4.0 + RETIRE_S)
+    assert groups.edition != edition, "dropped"
