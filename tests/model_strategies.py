@@ -214,7 +214,6 @@ def endpoints(draw: st.DrawFn, identity: EndpointId) -> WorkloadEndpoint:
         profiles=draw(some(st.sampled_from(PROFILES), 0, 1, 1, 2, 3, unique=True)),
         uid=draw(st.sampled_from(("", "u1", "u2"))),
         created=draw(st.sampled_from((0.0, 1.0))),
-        generation=draw(st.sampled_from((0, 1))),
     )
 
 

@@ -97,7 +97,6 @@ def _pod(chance: Chance) -> objects.Pod:
         annotations=policies,
         uid=chance.one(("", "u1", "u2")),
         creation_timestamp=chance.one((None, datetime(2026, 1, 1, tzinfo=UTC))),
-        generation=chance.one((None, 1, 2)),
     )
     spec = objects.PodSpec(
         node_name=chance.maybe(chance.one(NODES), 9),

@@ -70,7 +70,6 @@ class StoredEndpoint(msgspec.Struct, omit_defaults=True):
     profile_ids: tuple[ProfileId, ...] = ()
     uid: str = ""
     created: float = 0.0
-    generation: int = 0
 
 
 class StoredHostEndpoint(msgspec.Struct, omit_defaults=True):
@@ -177,7 +176,6 @@ def _to_stored(value: Value) -> Any:  # noqa: C901
                 profile_ids=value.profiles,
                 uid=value.uid,
                 created=value.created,
-                generation=value.generation,
             )
         case HostEndpoint():
             return StoredHostEndpoint(
@@ -237,7 +235,6 @@ def _decode_endpoint(key: keys.EndpointKey, raw: bytes, problems: list[str]) -> 
         profiles=stored.profile_ids,
         uid=stored.uid,
         created=stored.created,
-        generation=stored.generation,
     )
 
 

@@ -162,8 +162,6 @@ class WorkloadEndpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     uid: str = ""
     created: float = 0.0
     """Seconds since the epoch."""
-    generation: int = 0
-    """The object's resourceVersion or file generation it was made from; 0 where there is none."""
 
 
 EVERY_INTERFACE = "*"

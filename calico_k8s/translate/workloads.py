@@ -110,7 +110,6 @@ def read_pod(pod: objects.Pod, settings: TranslateSettings) -> PodReading:
         named_ports=named_ports(pod),
         uid=pod.metadata.uid or "",
         created=created.timestamp() if (created := pod.metadata.creation_timestamp) else 0.0,
-        generation=pod.metadata.generation or 0,
     )
     return PodReading(Workload(endpoint, first, tuple(last), own, account, labels), tuple(findings))
 
