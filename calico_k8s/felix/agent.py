@@ -52,8 +52,10 @@ JUDGE_AGAIN_S = 1.0
 """Packets on their way while a change was written can open a flow that it denies."""
 SAVE_AFTER_S = 5.0
 PREPARE_AFTER_S = 1.0
+TELL_AFTER_S = 0.01
+"""A revision that is reached is told after this: what it tells of is then on no other node's way."""
 TELL_EVERY_S = 0.05
-"""A revision that is reached is told at once, and no more often than this ..."""
+"""It is told no more often than this ..."""
 TELL_EVERY_ENDPOINTS_S = 0.0001
 """... and this for each endpoint of the cluster: each node tells of each change anywhere."""
 COLLECT_EVERY_S = 5.0
@@ -443,7 +445,8 @@ class Agent:
     def _tell_soon(self, now_s: float) -> None:
         pause_s = max(TELL_EVERY_S, TELL_EVERY_ENDPOINTS_S * self._graph.endpoint_count)
         pause_s = min(pause_s, self._settings.config.status_interval_s)
-        self._schedule.by(Task.TELL, max(now_s, self._told_s + pause_s))
+        moment_s = max(now_s + TELL_AFTER_S, self._told_s + pause_s)
+        self._schedule.by(Task.TELL, moment_s)
 
     def _status(self) -> NodeStatus:
         found, groups = self._attachments.found, self._enforcer.group_count
