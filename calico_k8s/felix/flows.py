@@ -25,6 +25,8 @@ SHARE: Final = 0.02
 """Of a core, that readings take in the long run.  At 50 changes a second and 4 ms a reading they
 would take a fifth of one, four times what all the rest of the agent does; now a reading waits
 0.2 s then, and none does where changes pause."""
+NICE = 10
+"""Of the thread, within the process: a walk must not keep a change on its way from a processor."""
 
 
 class Wish(NamedTuple):
@@ -63,7 +65,9 @@ class FlowReader:
 
     @property
     def has_reading(self) -> bool:
-        """Whether :meth:`take` has something."""
+        """Whether :meth:`take` has something; the descriptor tells of the next one."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._news)
         return not self._readings.empty()
 
     def ask(self, wish: Wish) -> None:
@@ -73,8 +77,6 @@ class FlowReader:
 
     def take(self) -> Reading | None:
         """The reading that was asked for; None while it is under way.  Never blocks."""
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._news)
         try:
             reading = self._readings.get_nowait()
         except queue.Empty:
@@ -91,12 +93,13 @@ class FlowReader:
         os.close(self._news)
 
     def _run(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         allowance = Allowance(SHARE, time.monotonic())
         while (wish := self._wishes.get()) is not None:
             start_s = time.thread_time()
             reading = self._read(wish)
-            os.eventfd_write(self._news, 1)  # first: who takes the reading clears this too
             self._readings.put(reading)
+            os.eventfd_write(self._news, 1)
             # What this thread ran, not how long it waited for its turn on a busy node.
             spent_s = time.thread_time() - start_s
             self._is_closing.wait(allowance.spend(spent_s, time.monotonic()))
