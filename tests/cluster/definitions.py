@@ -54,10 +54,11 @@ def _wait_until_served(kube: ApiServer, group: str, api: KubeApi | None) -> None
         return
     for path in PATHS.values():
         if path.startswith(f"/apis/{group}/"):
-            wait_for(partial(_is_served, api, path))
+            wait_for(partial(is_served, api, path))
 
 
-def _is_served(api: KubeApi, path: str) -> bool:
+def is_served(api: KubeApi, path: str) -> bool:
+    """Whether the objects at a path can be listed."""
     try:
         api.get(path)
     except (KubeNotFound, KubeUnavailable):

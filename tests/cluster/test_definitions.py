@@ -37,6 +37,7 @@ from tests.cluster.definitions import (
     cluster_network_policies,
     define_calicos,
     define_cluster_network_policies,
+    is_served,
 )
 from tests.cluster.installation import ROOT
 from tests.cluster.objects import Document, KubeObjects
@@ -360,6 +361,18 @@ def test_definitions_that_go_take_their_objects_with_them(
     gone = DEFINED - {"ClusterNetworkPolicy"}
     wait_for(lambda: absent(controller) == gone, lambda: controller.log[-3000:], PATIENCE_S)
     controller.wait_until_ready()
+
+
+def test_a_definition_that_returns_is_followed_again(
+    controller: CommandController, defined: ApiServer, written: KubeObjects, stored: Stored
+) -> None:
+    file = str(CRDS / "tiers.yaml")
+    defined.kubectl("apply", "-f", file)
+    wait_for(lambda: is_served(written.api, PATHS["Tier"]))
+    written.api.create(collection("Tier"), document("Tier", {"order": 7}, "security"))
+    wait_for(lambda: SECURITY in stored.items(), lambda: controller.log[-3000:], PATIENCE_S)
+    defined.kubectl("delete", "-f", file)
+    wait_for(lambda: SECURITY not in stored.items(), lambda: controller.log[-3000:], PATIENCE_S)
 
 
 def test_all_policies_have_one_shape_and_a_staged_one_is_that_and_an_action() -> None:
