@@ -27,7 +27,7 @@ from calico_k8s.cli.source import (
 from calico_k8s.errors import InputError, UnavailableError
 from calico_k8s.lab import expectations
 from calico_k8s.lab.demo import Stage, run_demo
-from calico_k8s.lab.kubeproxy import IptablesFlavour
+from calico_k8s.lab.kubeproxy import FelixBackend
 from calico_k8s.lab.netns import enter_for_good
 from calico_k8s.lab.plan import PodNetwork
 from calico_k8s.lab.remote import Request, ask_lab, find_lab, find_spot
@@ -70,7 +70,7 @@ class _Wanted(msgspec.Struct, frozen=True):
     source: Source
     nodes: int | None
     network: PodNetwork
-    backend: IptablesFlavour
+    backend: FelixBackend
     store: StoreKind
 
     @property
@@ -104,16 +104,15 @@ def lab_options(command: Callable[..., None]) -> Callable[..., None]:
         families: tuple[Version, ...] | None,
         nodes: int | None,
         pod_network: str,
-        iptables_backend: str,
+        iptables_backend: FelixBackend,
         store: str,
         **others: Any,
     ) -> None:
         require_root()
         require_paths(paths)
         source = Source(paths, DatastoreOptions(), settings, families)
-        flavour: IptablesFlavour = "legacy" if iptables_backend == "legacy" else "nft"
         kind: StoreKind = "etcd" if store == "etcd" else "sqlite"
-        wanted = _Wanted(source, nodes, PodNetwork(pod_network), flavour, kind)
+        wanted = _Wanted(source, nodes, PodNetwork(pod_network), iptables_backend, kind)
         command(wanted=wanted, **others)
 
     nodes = option("--nodes", type=click.IntRange(1, 250), help="At least so many nodes.")
@@ -126,7 +125,7 @@ def lab_options(command: Callable[..., None]) -> Callable[..., None]:
     )
     backend = option(
         "--iptables-backend",
-        type=click.Choice(["nft", "legacy"]),
+        type=click.Choice(["nft", "legacy", "nftables"]),
         default="nft",
         show_default=True,
         help="What the nodes' rules go to.",

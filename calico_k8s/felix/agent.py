@@ -41,10 +41,11 @@ from calico_k8s.felix.schedule import Schedule, Task
 from calico_k8s.felix.settings import Settings
 from calico_k8s.felix.status import NodeStatus
 from calico_k8s.model import codec, keys
-from calico_k8s.model.addresses import Address
+from calico_k8s.model.addresses import Address, Net
 from calico_k8s.model.names import NodeName
 from calico_k8s.model.resources import Ready
 from calico_k8s.render.marks import mark_layout
+from calico_k8s.render.settings import RenderConfig
 
 RETRY_FIRST_S = 0.1
 RETRY_LONGEST_S = 10.0
@@ -266,11 +267,11 @@ class Agent:
         if self._enforcer.flush() or not has_begun:
             self._take_settings(now_s)
         if not has_begun:
-            self._enforcer.begin(self._settings.render_config(), now_s)
+            self._enforcer.begin(self._render_config(), now_s)
         before = self._attachments.found
         self._attachments.find(self._wanted())
         found = self._attachments.found
-        self._enforcer.configure(self._settings.render_config(found.pod_nets))
+        self._enforcer.configure(self._render_config(found.pod_nets))
         start_s = time.perf_counter()
         applied = self._enforcer.carry_out(
             self._attachments.by_address, now_s, found.node_addresses
@@ -282,6 +283,9 @@ class Agent:
             self._tell_soon(now_s)
         self._report.note_problems((*self._enforcer.problems, *self.denials.problems))
         self._note_changes(applied, now_s)
+
+    def _render_config(self, pod_nets: tuple[Net, ...] = ()) -> RenderConfig:
+        return self._settings.render_config(pod_nets, has_own_table=self._kernel.has_own_table)
 
     def _note_changes(self, applied: Applied, now_s: float) -> None:
         needs_judging = self._cutting.holds_cut or not applied.only_opens
@@ -374,12 +378,18 @@ class Agent:
             self._schedule.at(Task.PREPARE, now_s + PREPARE_AFTER_S)
             return
         self._kernel.prepare()
-        try:
-            self._kernel.sweep_other_backend()
-        except KernelError as error:
-            log.info("the other iptables could not be looked at", error=str(error))
+        self._kernel.sweep_other_backends()
+        self._look_at_others(now_s)
         # What is there by now stays: a full collection looked at all of it, for 50 ms of the loop.
         gc.freeze()
+
+    def _look_at_others(self, now_s: float) -> None:
+        """Tell of other programs' chains that drop what policy allows."""
+        try:
+            if self._report.note_foreign(self._kernel.foreign_drops()):
+                self._tell_soon(now_s)
+        except KernelError as error:
+            log.info("other programs' chains could not be looked at", error=str(error))
 
     def _maintain(self, task: Task, now_s: float) -> None:
         """Keep the kernel as it should be, though nothing is new."""
@@ -406,6 +416,7 @@ class Agent:
             self._enforcer.mend()
         self._report.note_drift("ipsets", drifted)
         self._report.note_drift("tables", self._kernel.applier.mend_words())
+        self._look_at_others(now_s)
         if self._settings.config.cut_connections:
             self._cutting.touch_all()
             self._schedule.by(Task.JUDGE, now_s)

@@ -1,4 +1,4 @@
-"""Carries a plan out: sets and tables of one namespace, step by step, in the order of :mod:`.order`.
+"""Carries a plan out: sets and tables of one namespace, in the order of :mod:`.order` or at once.
 
 In: plans of :mod:`.desired`.  Out: kernel writes by the two drivers, and how much they wrote.
 What is desired, and why, is not known here.  After a failure nothing is forgotten: the drivers
@@ -6,16 +6,22 @@ hold what is desired and read back what is there, and :meth:`Applier.mend` goes 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
 
 import msgspec
+import structlog
 
+from calico_k8s.errors import KernelError
 from calico_k8s.felix.desired import Order, Plan
+from calico_k8s.felix.differences import Difference
 from calico_k8s.felix.ipsets import IpsetDriver
 from calico_k8s.felix.order import Do, Role, Step, steps
 from calico_k8s.felix.saved import FORMAT, SavedState
 from calico_k8s.model.addresses import Version
 from calico_k8s.render.tables import IpsetName, KernelIpset, KernelMember, Table, TableName
+
+log = structlog.get_logger()
 
 Held = Mapping[IpsetName, tuple[KernelMember, ...]]
 """Members by set, to be given the mark that denies."""
@@ -23,6 +29,9 @@ Held = Mapping[IpsetName, tuple[KernelMember, ...]]
 
 class TableWriter(Protocol):
     """One table of one family: :class:`~.iptables.driver.TableDriver`."""
+
+    def close(self) -> None:
+        """Release what it holds; the kernel keeps its rules."""
 
     def set_desired(self, table: Table) -> None:
         """What is ours should be exactly this."""
@@ -35,6 +44,19 @@ class TableWriter(Protocol):
 
     def mend_words(self) -> int:
         """Write chains again whose rules are not word for word as desired; how many."""
+
+    def differences(self) -> Iterable[Difference]:
+        """What is other than desired; writes nothing."""
+
+
+class Transactions(Protocol):
+    """A kernel that takes sets and tables in one: :class:`~.nftables.driver.Nftables`."""
+
+    def transaction(self) -> AbstractContextManager[object]:
+        """Carry out at its end, all or nothing, what is written within it."""
+
+    def begin_anew(self) -> None:
+        """Have the transaction that is open start from nothing."""
 
 
 class Written(NamedTuple):
@@ -56,10 +78,12 @@ class Applier:
         ipsets: IpsetDriver,
         tables: Mapping[tuple[Version, TableName], TableWriter],
         hold_mark: int,
+        transactions: Transactions | None = None,
     ) -> None:
         self.ipsets = ipsets
         self._tables = tables
         self._hold_mark = hold_mark
+        self._transactions = transactions
         self._desired_tables: dict[tuple[Version, TableName], Table] = {}
 
     def carry_out(self, plan: Plan) -> Written:
@@ -96,12 +120,21 @@ class Applier:
         """Take every member out of these sets, now."""
         for ipset in ipsets:
             self.ipsets.set_ipset(ipset, ())
-        self.ipsets.apply_creates()
-        self.ipsets.apply_removes(ipset.name for ipset in ipsets)
+        atomically = (
+            nullcontext() if self._transactions is None else self._transactions.transaction()
+        )
+        with atomically:
+            self.ipsets.apply_creates()
+            self.ipsets.apply_removes(ipset.name for ipset in ipsets)
 
     def mend_tables(self) -> int:
         """Mend the tables that another program changed: a jump moved, a rule gone; how many."""
         drifted = [driver for driver in self._tables.values() if driver.has_drifted()]
+        if drifted and self._transactions is not None:
+            # Who took the chains has taken the sets.
+            self.ipsets.needs_resync = True
+            self._perform_at_once(self._transactions, writes_tables=True)
+            return len(drifted)
         for driver in drifted:
             driver.apply()
         return len(drifted)
@@ -123,6 +156,8 @@ class Applier:
         )
 
     def _perform(self, order: Order, *, writes_tables: bool) -> Written:
+        if self._transactions is not None:
+            return self._perform_at_once(self._transactions, writes_tables=writes_tables)
         members = lines = 0
         held: Held = {}
         for step in steps(order.changed, writes_tables=writes_tables, switches=order.switches):
@@ -142,6 +177,38 @@ class Applier:
                     lines += sum(driver.apply() for driver in self._tables.values())
                 case Do.DESTROY:
                     self.ipsets.apply_destroys()
+        return Written(members, lines)
+
+    def _perform_at_once(self, transactions: Transactions, *, writes_tables: bool) -> Written:
+        """Write whatever differs: no instant lies between the state before and the one after."""
+        try:
+            return self._write_differences(transactions, writes_tables=writes_tables)
+        except KernelError as error:
+            log.warning("nftables is read back: a transaction was refused", error=str(error))
+            self.ipsets.needs_resync = True
+        try:
+            return self._write_differences(transactions, writes_tables=True)
+        except KernelError as error:
+            log.warning("nftables is written anew: a transaction was refused", error=str(error))
+            self.ipsets.needs_resync = True
+        try:
+            return self._write_differences(transactions, writes_tables=True, is_anew=True)
+        except KernelError:
+            self.ipsets.needs_resync = True
+            raise
+
+    def _write_differences(
+        self, transactions: Transactions, *, writes_tables: bool, is_anew: bool = False
+    ) -> Written:
+        lines = 0
+        with transactions.transaction():
+            if is_anew:
+                transactions.begin_anew()
+            members = self.ipsets.apply_creates()
+            members += self.ipsets.apply_adds() + self.ipsets.apply_removes()
+            if writes_tables:
+                lines = sum(driver.apply() for driver in self._tables.values())
+            self.ipsets.apply_destroys()
         return Written(members, lines)
 
     def _passes_differ(self, order: Order) -> bool:

@@ -125,7 +125,14 @@ class Desired:
         self._config = config
         self._versions = versions
         self._layout = mark_layout(config.mark_mask)
-        self._groups = GroupBook(self._layout, versions, left.groups, now_s, tells=config.tells)
+        self._groups = GroupBook(
+            self._layout,
+            versions,
+            left.groups,
+            now_s,
+            tells=config.tells,
+            stages_max=config.stages_max,
+        )
         self._hosts = HostBook(versions, tells=config.tells)
         self._raw: dict[Version, Table] = {}
         """The raw tables that have, or had, something of ours."""

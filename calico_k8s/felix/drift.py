@@ -29,8 +29,8 @@ from calico_k8s.felix.differences import Difference
 from calico_k8s.felix.groupbook import RETIRE_S
 from calico_k8s.felix.interfaces import HostState, Interfaces, Wanted, find_interfaces
 from calico_k8s.felix.iptables.programs import Backend
-from calico_k8s.felix.kernel import Kernel
-from calico_k8s.felix.leftovers import rules_left
+from calico_k8s.felix.kernel import AnyBackend, Kernel, Native
+from calico_k8s.felix.leftovers import rules_left, tables_left
 from calico_k8s.felix.settings import Settings
 from calico_k8s.model import codec, keys
 from calico_k8s.model.names import NodeName
@@ -67,7 +67,7 @@ class DriftFinder:
     """
 
     def __init__(
-        self, node: NodeName, layers: tuple[Layer, ...], store: Store, backend: Backend
+        self, node: NodeName, layers: tuple[Layer, ...], store: Store, backend: AnyBackend
     ) -> None:
         self._node = node
         self._layers = layers
@@ -103,14 +103,17 @@ class DriftFinder:
             state = kernel.interfaces.read()
             found = _find(state, wanted_places(graph, config), kernel.bridges)
             left = kernel.left(layout)
-            render = settings.render_config(found.pod_nets)
+            render = settings.render_config(found.pod_nets, has_own_table=kernel.has_own_table)
             desired = Desired(render, kernel.versions, left, now_s=0.0)
             plan = desired.take(graph.state(), attachments_of(found), 0.0, found.node_addresses)
             kernel.applier.take_over(plan)
             kernel.bridges.set_desired(found)
             differences = {*kernel.differences(), *_links_differ(state, found)}
         differences |= {*_flows_differ(graph, config, layout.cut)}
-        differences |= {*rules_left(tuple({*Backend} - {self._backend}))}
+        others = tuple(each for each in Backend if each is not self._backend)
+        differences |= {*rules_left(others)}
+        if self._backend is not Native.NFTABLES:
+            differences |= {*tables_left()}
         return frozenset(each for each in differences if each.kind != "unread"), revision
 
 

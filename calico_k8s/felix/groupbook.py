@@ -83,9 +83,11 @@ class GroupBook:
         now_s: float,
         *,
         tells: bool = False,
+        stages_max: int | None = None,
     ) -> None:
         self._versions = versions
         self._tells = tells
+        self._stages_max = stages_max
         self._live: dict[GroupId, LiveGroup] = {}
         self._retired: dict[ChainName, float] = {}
         """Since when, by the first chain."""
@@ -149,7 +151,7 @@ class GroupBook:
             live = self._live[name]
             number = self._assign(live.group, now_s)
             if number == Number.HELD:
-                break
+                continue
             self._live[name] = msgspec.structs.replace(live, number=number)
             self._stand(self._live[name])
             found.add(name)
@@ -219,6 +221,14 @@ class GroupBook:
     def _assign(self, group: Group, now_s: float) -> int:
         chain = stage_chain(group.id, group.direction)
         self._retired.pop(chain, None)
+        if self._stages_max is not None and len(group.stages) > self._stages_max:
+            self._homeless[group.id] = (
+                f"an endpoint is in {len(group.stages)} tiers and profiles, and nftables follows"
+                f" {self._stages_max}: it takes no new flow; name it in fewer tiers, or give"
+                " --iptables-backend legacy"
+            )
+            self._allocators[group.direction].release(chain, now_s)
+            return Number.HELD
         try:
             number = self._allocators[group.direction].assign(chain, now_s)
         except InputError as error:

@@ -9,11 +9,13 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from enum import StrEnum
 from pathlib import Path
 
 import structlog
 
-from calico_k8s.felix.apply import Applier
+from calico_k8s.errors import KernelError
+from calico_k8s.felix.apply import Applier, TableWriter
 from calico_k8s.felix.bridge import BridgeDriver, clean_bridges
 from calico_k8s.felix.conntrack import FlowCutter
 from calico_k8s.felix.desired import Left, Order, Plan
@@ -21,9 +23,11 @@ from calico_k8s.felix.differences import Difference
 from calico_k8s.felix.interfaces import InterfaceWatcher
 from calico_k8s.felix.ipsets import IpsetDriver, clean_ipsets
 from calico_k8s.felix.iptables import inprocess
-from calico_k8s.felix.iptables.backend import clean_tables, sweep_other
+from calico_k8s.felix.iptables.backend import clean_tables, sweep_backend
 from calico_k8s.felix.iptables.driver import TableDriver
 from calico_k8s.felix.iptables.programs import Backend, dropped_packets, save
+from calico_k8s.felix.nftables.driver import Nftables, clean_nftables
+from calico_k8s.felix.nftables.foreign import foreign_drops
 from calico_k8s.felix.order import ChangedSet, Role
 from calico_k8s.felix.recover import recover
 from calico_k8s.felix.saved import SavedState
@@ -41,6 +45,15 @@ OUR_TABLES: tuple[TableName, ...] = ("raw", "mangle", "filter")
 """In the order in which they are written; see :mod:`.order`."""
 
 
+class Native(StrEnum):
+    """The backend that is neither iptables."""
+
+    NFTABLES = "nftables"
+
+
+AnyBackend = Backend | Native
+
+
 class Kernel:
     """The drivers of the namespace it was made in.
 
@@ -48,21 +61,33 @@ class Kernel:
         KernelError: from every method; drivers then work from what they read back.
     """
 
-    def __init__(self, backend: Backend, hold_mark: int, lock_timeout_s: float) -> None:
+    def __init__(self, backend: AnyBackend, hold_mark: int, lock_timeout_s: float) -> None:
         self.backend = backend
         self._lock_timeout_s = lock_timeout_s
         self.versions = node_versions()
-        self.ipsets = IpsetDriver()
         self.interfaces = InterfaceWatcher()
         self.bridges = BridgeDriver()
         self.transactions = NftEvents()
         """Of nftables, by any program."""
-        self._tables: dict[tuple[Version, TableName], TableDriver] = {
-            (version, name): TableDriver(backend, version, name, lock_timeout_s)
+        self._nftables = Nftables(self.versions) if backend is Native.NFTABLES else None
+        self.ipsets = IpsetDriver(sets=None if self._nftables is None else self._nftables.sets)
+        self._tables = self._table_writers()
+        self.applier = Applier(self.ipsets, self._tables, hold_mark, self._nftables)
+
+    def _table_writers(self) -> Mapping[tuple[Version, TableName], TableWriter]:
+        if self._nftables is not None:
+            return self._nftables.writers(OUR_TABLES)
+        backend = Backend(self.backend)
+        return {
+            (version, name): TableDriver(backend, version, name, self._lock_timeout_s)
             for version in self.versions
             for name in OUR_TABLES
         }
-        self.applier = Applier(self.ipsets, self._tables, hold_mark)
+
+    @property
+    def has_own_table(self) -> bool:
+        """Whether our chains are in no table of iptables."""
+        return self._nftables is not None
 
     def close(self) -> None:
         """Release every socket; the kernel keeps its state."""
@@ -72,31 +97,61 @@ class Kernel:
         self.transactions.close()
         for driver in self._tables.values():
             driver.close()
+        if self._nftables is not None:
+            self._nftables.close()
 
     def prepare(self) -> None:
         """Make small edits of legacy tables quick from now on; what it takes is done beside us."""
         if self.backend is Backend.LEGACY:
             threading.Thread(target=inprocess.load, name="load-iptc", daemon=True).start()
 
-    def sweep_other_backend(self) -> None:
-        """Remove what an earlier run wrote by the other iptables: a packet would have to pass both.
+    def sweep_other_backends(self) -> None:
+        """Remove what an earlier run wrote by another backend: a packet would have to pass both.
 
         Only once everything is in this one.
         """
-        swept = sweep_other(self.backend, self._lock_timeout_s)
-        if swept:
-            log.info("removed what an earlier run left in the other iptables", chains=len(swept))
+        for other in (*Backend, *Native):
+            if other is self.backend:
+                continue
+            try:
+                swept = self._sweep(other)
+            except KernelError as error:
+                log.info("another backend could not be looked at", backend=other, error=str(error))
+                continue
+            if swept:
+                log.info("removed what an earlier run left", backend=other, count=len(swept))
+
+    def _sweep(self, other: AnyBackend) -> tuple[str, ...]:
+        if isinstance(other, Native):
+            return clean_nftables()
+        swept = sweep_backend(other, self._lock_timeout_s)
+        if swept and self.has_own_table:
+            clean_ipsets()
+        return swept
+
+    def foreign_drops(self) -> tuple[str, ...]:
+        """Of each chain of others that drops what our policy allows, a sentence with the remedy.
+
+        None where our own last rule accepts, as with either iptables.
+        """
+        return foreign_drops() if self.has_own_table else ()
 
     def left(self, layout: MarkLayout) -> Left:
         """What an earlier run of the agent left here."""
-        saved = {version: save(self.backend, version, "mangle") for version in self.versions}
         return Left(
-            {version: recover(text, layout) for version, text in saved.items()},
+            {version: recover(self._saved_chains(version), layout) for version in self.versions},
             self.ipsets.existing(),
         )
 
+    def _saved_chains(self, version: Version) -> str:
+        if self._nftables is not None:
+            return self._nftables.saved_text(version)
+        return save(Backend(self.backend), version, "mangle")
+
     def differences(self) -> Iterator[Difference]:
         """What sets, tables and the bridges' table hold otherwise than desired; writes nothing."""
+        if self._nftables is not None:
+            yield from self._nftables.differences()
         for driver in self._tables.values():
             yield from driver.differences()
         yield from self.ipsets.differences()
@@ -108,8 +163,11 @@ class Kernel:
         Cost: a reading of the mangle tables, 30 ms at 4,000 rules.
         """
         found = Counter[str]()
+        if self.has_own_table:
+            return found  # native rules have no counters
         for version in self.versions:
-            for chain, packets in dropped_packets(self.backend, version, "mangle").items():
+            backend = Backend(self.backend)
+            for chain, packets in dropped_packets(backend, version, "mangle").items():
                 if is_telling(chain):
                     found[chain] += packets
         return found
@@ -138,12 +196,17 @@ def restore_kernel(state: SavedState, lock_timeout_s: float, mark_mask: int) -> 
             opens.
     """
     hold_mark = mark_layout(mark_mask).mark(Number.HELD)
-    kernel = Kernel(Backend(state.backend), hold_mark, lock_timeout_s)
+    kernel = Kernel(parse_backend(state.backend), hold_mark, lock_timeout_s)
     with closing(kernel):
         if kernel.ipsets.existing():
             return False
         kernel.restore(state)
     return True
+
+
+def parse_backend(name: str) -> AnyBackend:
+    """The backend that has this name."""
+    return Native(name) if name in set(Native) else Backend(name)
 
 
 def node_versions() -> tuple[Version, ...]:
@@ -161,6 +224,7 @@ def clean_kernel(lock_timeout_s: float, mark_mask: int) -> tuple[str, ...]:
         KernelError: a tool is missing or refuses altogether.
     """
     problems = clean_tables(lock_timeout_s)
+    clean_nftables()
     clean_bridges()
     left = clean_ipsets()
     problems += [f"ipset {name} stays: something still refers to it" for name in sorted(left)]

@@ -26,6 +26,7 @@ from calico_k8s.felix.iptables.backend import VERSIONS
 from calico_k8s.felix.iptables.compare import is_ours, read_saved
 from calico_k8s.felix.iptables.plan import own_chain
 from calico_k8s.felix.iptables.programs import Backend, save
+from calico_k8s.felix.nftables.driver import has_table
 from calico_k8s.model.addresses import Version
 from calico_k8s.netlink.ipset import IpsetSocket
 from calico_k8s.netlink.nftables import NftSocket
@@ -58,6 +59,18 @@ def find_leftovers(mark_mask: int) -> Iterator[Difference]:
         if count:
             what = f"{count} flows still carry the mark that cut them"
             yield Difference("leftover", "conntrack", what)
+
+
+def tables_left() -> Iterator[Difference]:
+    """Our native tables, where another backend is used.
+
+    Raises:
+        NetlinkError: the kernel refused to be read.
+    """
+    with closing(NftSocket()) as tables:
+        for version in VERSIONS:
+            if has_table(tables, version):
+                yield Difference("leftover", f"IPv{version} nftables {TABLE}", "the table is left")
 
 
 def rules_left(backends: Sequence[Backend]) -> Iterator[Difference]:

@@ -15,11 +15,11 @@ from calico_k8s.config import Config, resolve
 from calico_k8s.datastore.store import Store
 from calico_k8s.datastore.syncer import Syncer, SyncState
 from calico_k8s.datastore.updates import UpdateQueue
-from calico_k8s.errors import InputError, StoreError
+from calico_k8s.errors import StoreError
 from calico_k8s.felix.agent import Agent, Identity
 from calico_k8s.felix.iptables.backend import detect_backend
 from calico_k8s.felix.iptables.programs import Backend
-from calico_k8s.felix.kernel import Kernel
+from calico_k8s.felix.kernel import AnyBackend, Kernel, Native
 from calico_k8s.felix.local_socket import LocalSocket
 from calico_k8s.felix.metrics import Metrics
 from calico_k8s.felix.status import StatusWriter
@@ -127,18 +127,15 @@ def _tell_denials(node: NodeName, agent: Agent) -> bytes:
     return msgspec.json.encode(Denials(node, book.records, is_told=book.is_told))
 
 
-def choose_backend(config: Config) -> Backend:
-    """The backend that is set, or the one that the node uses already.
+def choose_backend(config: Config) -> AnyBackend:
+    """The backend that is set, or the iptables that the node uses already.
 
     Raises:
-        InputError: the native one, which is not there yet.
         IptablesError: neither iptables is installed.
     """
     match config.iptables_backend:
         case "nftables":
-            raise InputError(
-                "iptables-backend 'nftables' is not built yet: give auto, legacy or nft"
-            )
+            return Native.NFTABLES
         case "auto":
             found = detect_backend()
             log.info("iptables backend chosen", found=str(found))

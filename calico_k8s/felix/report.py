@@ -40,6 +40,7 @@ class Report:
         self._stored: dict[str, tuple[str, ...]] = {}
         self._problems: tuple[str, ...] = ()
         self._settings: tuple[str, ...] = ()
+        self._foreign: tuple[str, ...] = ()
         self._failure: str | None = None
         self._applied_s = 0.0
         self._applied_revision = Revision(0)
@@ -84,6 +85,13 @@ class Report:
     def note_settings(self, problems: tuple[str, ...]) -> None:
         """Settings of the datastore that were passed over."""
         self._settings = problems
+
+    def note_foreign(self, drops: tuple[str, ...]) -> bool:
+        """Chains of others that drop what policy allows; whether they are other than before."""
+        is_news, self._foreign = drops != self._foreign, drops
+        for sentence in drops if is_news else ():
+            log.warning("another program drops what policy allows", problem=sentence)
+        return is_news
 
     def note_failed(self, error: str) -> None:
         """A write of the kernel failed."""
@@ -130,6 +138,7 @@ class Report:
             "network": [
                 *(_overlap(net, subnet) for net, subnet in sorted(found.overlaps.items())),
                 *host_problems(graph, found),
+                *self._foreign,
             ],
             "stored": [problem for problems in self._stored.values() for problem in problems],
             "settings": list(self._settings),

@@ -36,7 +36,9 @@ class Settings:
         self.config = msgspec.structs.replace(resolved.config, **kept)
         self.problems = (*resolved.problems, *refused)
 
-    def render_config(self, pod_nets: tuple[Net, ...] = ()) -> RenderConfig:
+    def render_config(
+        self, pod_nets: tuple[Net, ...] = (), *, has_own_table: bool = False
+    ) -> RenderConfig:
         """What chains show of them, with the pod nets that hold."""
         config = self.config
         return RenderConfig(
@@ -50,4 +52,5 @@ class Settings:
             pod_nets=pod_nets,
             failsafe_inbound=config.failsafe_inbound_ports,
             failsafe_outbound=config.failsafe_outbound_ports,
+            has_own_table=has_own_table,
         )

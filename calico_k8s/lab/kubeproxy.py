@@ -27,6 +27,8 @@ from calico_k8s.model.names import NodeName
 from calico_k8s.model.resources import PROTOCOL_NAMES, PROTOCOL_NUMBERS, Protocol
 
 IptablesFlavour = Literal["legacy", "nft"]
+FelixBackend = Literal["legacy", "nft", "nftables"]
+"""What a node's Felix writes; beside the native one, other programs use iptables-nft."""
 
 _RESTORES: Mapping[Version, str] = {4: "iptables", 6: "ip6tables"}
 _HOOKS = (

@@ -22,7 +22,7 @@ from calico_k8s.errors import InputError
 from calico_k8s.lab.agents import Agents, Goal
 from calico_k8s.lab.asking import Progress, ask_matrix
 from calico_k8s.lab.cluster import Cluster, cluster_up
-from calico_k8s.lab.kubeproxy import IptablesFlavour, KubeProxy
+from calico_k8s.lab.kubeproxy import FelixBackend, KubeProxy
 from calico_k8s.lab.plan import LabPlan, PodNetwork, check_plan
 from calico_k8s.lab.planning import lab_plan
 from calico_k8s.lab.probe import Prober
@@ -48,7 +48,7 @@ class LabOptions(msgspec.Struct, frozen=True):
     """How a lab is made."""
 
     network: PodNetwork = PodNetwork.PTP
-    backend: IptablesFlavour = "nft"
+    backend: FelixBackend = "nft"
     store: StoreKind = "sqlite"
     settings: TranslateSettings = TranslateSettings()
     services: tuple[Service, ...] = ()
@@ -239,7 +239,7 @@ def lab_up(objects: ClusterObjects, options: LabOptions | None = None) -> Iterat
             agents.start(node)
         # While the agents start, which takes a while, the pods are made to listen.
         prober = stack.enter_context(Prober(plan, cluster.places()))
-        proxy = KubeProxy(cluster.nodes, options.backend)
+        proxy = KubeProxy(cluster.nodes, "legacy" if options.backend == "legacy" else "nft")
         proxy.apply(plan.services)
         network = _Network(plan, cluster, prober, proxy)
         lab = Lab(objects, options, network, _Policy(store, controller, agents))

@@ -166,7 +166,12 @@ def unpack_member(data: memoryview, kind: IpsetType, version: Version) -> Kernel
 
 
 def _unpack_address(data: memoryview, version: Version) -> str:
-    text = socket.inet_ntop(FAMILIES[version], data[4 : 8 if version == 4 else 20])
+    return format_address(data[4 : 8 if version == 4 else 20], version)
+
+
+def format_address(data: bytes | memoryview, version: Version) -> str:
+    """An address from its bytes, in the canonical spelling."""
+    text = socket.inet_ntop(FAMILIES[version], data)
     if version == 6 and "." in text:  # ::7f00:1 as ::127.0.0.1, which model.addresses never prints
         return str(ipaddress.IPv6Address(text))
     return text

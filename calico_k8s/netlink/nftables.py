@@ -1,7 +1,8 @@
-"""What the kernel's nftables hold, as far as a watcher of our tables needs: generation, rules.
+"""What the kernel's nftables hold: generation, chains, rules, sets; and transactions of others.
 
-In: a family and a table's name.  Out: chains, rules as raw attributes; an event for each
-transaction.  Nothing is written here: that is ``iptables-nft-restore`` and ``nft``.
+In: a family and a table's name, or the requests of a transaction.  Out: chains, rules as raw
+attributes, elements; an event for each transaction.  What a transaction's requests say is
+:mod:`.nftwrite`'s business.
 
 Source: ``linux/netfilter/nf_tables.h``.
 """
@@ -10,6 +11,7 @@ import ctypes
 import errno
 import socket
 import struct
+from collections.abc import Sequence
 from itertools import islice
 from typing import Final, Literal, NamedTuple
 
@@ -28,21 +30,27 @@ from calico_k8s.netlink.wire import (
 
 NFNL_SUBSYS_NFTABLES = 10
 NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE = 1, 4, 7
-NFT_MSG_NEWGEN, NFT_MSG_GETGEN = 15, 16
+NFT_MSG_GETSET, NFT_MSG_GETSETELEM, NFT_MSG_NEWGEN, NFT_MSG_GETGEN = 10, 13, 15, 16
 NFNLGRP_NFTABLES = 7
 NFTA_GEN_ID = 1
 NFTA_TABLE_NAME = 1
-NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME = 1, 3
-NFTA_RULE_TABLE, NFTA_RULE_EXPRESSIONS = 1, 4
+NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY = 1, 3, 4, 5
+NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY = 1, 2
+NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA = 1, 2, 4, 7
+NFTA_SET_TABLE, NFTA_SET_NAME, NFTA_SET_FLAGS, NFTA_SET_KEY_TYPE, NFTA_SET_KEY_LEN = 1, 2, 3, 4, 5
+NFTA_ELEMENTS_TABLE, NFTA_ELEMENTS_SET, NFTA_ELEMENTS = 1, 2, 3
+NFTA_ELEMENT_KEY, NFTA_ELEMENT_DATA, NFTA_ELEMENT_FLAGS = 1, 2, 3
+NFTA_DATA_VALUE = 1
 NFTA_EXPR_NAME, NFTA_EXPR_DATA = 1, 2
 NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT = 2, 2
 NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN = 1, 2
 NFT_JUMP = 0xFFFFFFFD  # -3
-TableFamily = Version | Literal["bridge"]
-_FAMILIES: Final[dict[TableFamily, int]] = {4: 2, 6: 10, "bridge": 7}  # NFPROTO_IPV4 ...
+TableFamily = Version | Literal["inet", "bridge"]
+FAMILIES: Final[dict[TableFamily, int]] = {4: 2, 6: 10, "inet": 1, "bridge": 7}  # NFPROTO_IPV4 ...
 _FAMILY_NAMES: Final = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 
 _SO_ATTACH_FILTER: Final = 26
+_SIGNED: Final = struct.Struct(">i")
 _BPF_WORD: Final = struct.Struct("=HBBI")  # struct sock_filter
 _EVENT_TYPE: Final = socket.ntohs(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN)
 _ONLY_GENERATIONS: Final = (
@@ -61,6 +69,42 @@ class NftRule(NamedTuple):
     attributes: memoryview
 
 
+class SetKind(NamedTuple):
+    """What a set's elements are."""
+
+    key_type: int
+    """nft's own number for it, which the kernel only keeps."""
+    key_length: int
+    flags: int = 0
+
+
+class ListedElement(NamedTuple):
+    """An element that the kernel holds; ``chain`` is where a map's verdict leads."""
+
+    key: bytes
+    flags: int
+    chain: str | None
+
+
+class HookPlace(NamedTuple):
+    """Where the kernel sends packets into a chain, and what becomes of them at its end."""
+
+    hook: int
+    """A number of ``enum nf_inet_hooks``."""
+    priority: int
+    is_dropping: bool = False
+    """Whether its policy drops what no rule of it has decided."""
+
+
+class BaseChain(NamedTuple):
+    """A chain that the kernel sends packets through, of any program."""
+
+    family: int
+    table: str
+    name: str
+    place: HookPlace
+
+
 def bare_jump(rule: NftRule) -> str | None:
     """The chain that a rule jumps to whatever the packet; None for every other rule."""
     body = attribute_map(rule.attributes).get(NFTA_RULE_EXPRESSIONS)
@@ -77,6 +121,27 @@ def bare_jump(rule: NftRule) -> str | None:
     words = attribute_map(verdict)
     is_jump = BE32.unpack(words[NFTA_VERDICT_CODE])[0] == NFT_JUMP
     return attribute_text(words[NFTA_VERDICT_CHAIN]) if is_jump else None
+
+
+def is_unconditional_drop(rule: NftRule) -> bool:
+    """Whether a rule drops or refuses a packet whatever it is."""
+    body = attribute_map(rule.attributes).get(NFTA_RULE_EXPRESSIONS)
+    if body is None:
+        return False
+    deeds = [
+        expression
+        for _, part in split_attributes(body)
+        if attribute_text((expression := attribute_map(part))[NFTA_EXPR_NAME])
+        not in ("counter", "log")
+    ]
+    if len(deeds) != 1:
+        return False
+    name = attribute_text(deeds[0][NFTA_EXPR_NAME])
+    if name != "immediate":
+        return name == "reject"
+    data = attribute_map(attribute_map(deeds[0][NFTA_EXPR_DATA])[NFTA_IMMEDIATE_DATA])
+    verdict = attribute_map(data[NFTA_DATA_VERDICT]) if NFTA_DATA_VERDICT in data else {}
+    return NFTA_VERDICT_CODE in verdict and not _number(verdict, NFTA_VERDICT_CODE)  # NF_DROP
 
 
 class NftSocket:
@@ -114,25 +179,82 @@ class NftSocket:
 
     def chains(self, version: TableFamily, table: str) -> list[str]:
         """The names of a table's chains; none when there is no such table."""
+        return list(self.places(version, table))
+
+    def places(self, version: TableFamily, table: str) -> dict[str, HookPlace | None]:
+        """A table's chains, and where packets come into them; none when there is no such table."""
         body = text_attribute(NFTA_CHAIN_TABLE, table)
-        found: list[str] = []
+        found: dict[str, HookPlace | None] = {}
         for message in self._socket.dump(_request(NFT_MSG_GETCHAIN, version, body), "nft chains"):
             attributes = attribute_map(message.body[4:])
             if attribute_text(attributes[NFTA_CHAIN_TABLE]) == table:
-                found.append(attribute_text(attributes[NFTA_CHAIN_NAME]))
+                found[attribute_text(attributes[NFTA_CHAIN_NAME])] = _place(attributes)
         return found
 
-    def rules(self, version: TableFamily, table: str) -> list[NftRule]:
-        """A table's rules, in order within each chain."""
+    def base_chains(self) -> list[BaseChain]:
+        """Every chain of every table and family that the kernel sends packets through."""
+        request = netfilter_request(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN, 0, 0, b"")
+        found: list[BaseChain] = []
+        for message in self._socket.dump(request, "nft chains"):
+            attributes = attribute_map(message.body[4:])
+            place = _place(attributes)
+            if place is not None:
+                table = attribute_text(attributes[NFTA_CHAIN_TABLE])
+                name = attribute_text(attributes[NFTA_CHAIN_NAME])
+                found.append(BaseChain(message.body[0], table, name, place))
+        return found
+
+    def sets(self, version: TableFamily, table: str) -> dict[str, SetKind]:
+        """A table's named sets and maps."""
+        body = text_attribute(NFTA_SET_TABLE, table)
+        found: dict[str, SetKind] = {}
+        try:
+            messages = self._socket.dump(_request(NFT_MSG_GETSET, version, body), "nft sets")
+        except NetlinkError as error:
+            if error.errno == errno.ENOENT:  # no such table
+                return {}
+            raise
+        for message in messages:
+            attributes = attribute_map(message.body[4:])
+            numbers = (NFTA_SET_KEY_TYPE, NFTA_SET_KEY_LEN, NFTA_SET_FLAGS)
+            kind = SetKind(*(_number(attributes, number) for number in numbers))
+            if not kind.flags & 1:  # NFT_SET_ANONYMOUS: part of its rule
+                found[attribute_text(attributes[NFTA_SET_NAME])] = kind
+        return found
+
+    def elements(self, version: TableFamily, table: str, name: str) -> list[ListedElement]:
+        """What one set holds, in no order.  Cost: 4 us an element."""
+        body = text_attribute(NFTA_ELEMENTS_TABLE, table) + text_attribute(NFTA_ELEMENTS_SET, name)
+        found: list[ListedElement] = []
+        for message in self._socket.dump(
+            _request(NFT_MSG_GETSETELEM, version, body), f"nft elements of {name}"
+        ):
+            listed = attribute_map(message.body[4:]).get(NFTA_ELEMENTS)
+            if listed is not None:
+                found += [_listed(data) for _, data in split_attributes(listed)]
+        return found
+
+    def commit(self, requests: Sequence[Request]) -> None:
+        """Carry out a transaction: all of it or nothing.
+
+        Raises:
+            NetlinkError: a request was refused, and nothing was done.
+        """
+        self._socket.transact(NFNL_SUBSYS_NFTABLES, requests, "nftables transaction")
+
+    def rules(self, version: TableFamily, table: str, chain: str | None = None) -> list[NftRule]:
+        """A table's rules, in order within each chain; or those of one chain."""
         body = text_attribute(NFTA_RULE_TABLE, table)
+        if chain is not None:
+            body += text_attribute(NFTA_RULE_CHAIN, chain)
         found: list[NftRule] = []
         for message in self._socket.dump(_request(NFT_MSG_GETRULE, version, body), "nft rules"):
             attributes = message.body[4:]
             # Table and chain come first: the rest, hundreds of bytes, is not walked here.
             names = islice(split_attributes(attributes), 2)
-            (_, owner), (_, chain) = names
+            (_, owner), (_, found_in) = names
             if attribute_text(owner) == table:
-                found.append(NftRule(attribute_text(chain), attributes))
+                found.append(NftRule(attribute_text(found_in), attributes))
         return found
 
 
@@ -168,5 +290,40 @@ class NftEvents:
             return True
 
 
+def _place(attributes: dict[int, memoryview]) -> HookPlace | None:
+    if NFTA_CHAIN_HOOK not in attributes:
+        return None
+    hook = attribute_map(attributes[NFTA_CHAIN_HOOK])
+    (priority,) = _SIGNED.unpack(hook[NFTA_HOOK_PRIORITY])
+    is_dropping = NFTA_CHAIN_POLICY in attributes and not _number(attributes, NFTA_CHAIN_POLICY)
+    return HookPlace(_number(hook, NFTA_HOOK_HOOKNUM), priority, is_dropping)
+
+
+def rule_identity(rule: NftRule) -> tuple[int, bytes]:
+    """What a rule does, as a hash for this process, and its user data.
+
+    Its handle tells nothing: a rule that is replaced leaves it to its successor.
+    """
+    attributes = attribute_map(rule.attributes)
+    expressions = bytes(attributes.get(NFTA_RULE_EXPRESSIONS, b""))
+    return hash(expressions), bytes(attributes.get(NFTA_RULE_USERDATA, b""))
+
+
+def _listed(data: memoryview) -> ListedElement:
+    attributes = attribute_map(data)
+    key = attribute_map(attributes[NFTA_ELEMENT_KEY])[NFTA_DATA_VALUE]
+    chain = None
+    if NFTA_ELEMENT_DATA in attributes:
+        verdict = attribute_map(attributes[NFTA_ELEMENT_DATA]).get(NFTA_DATA_VERDICT)
+        named = attribute_map(verdict).get(NFTA_VERDICT_CHAIN) if verdict is not None else None
+        chain = attribute_text(named) if named is not None else None
+    return ListedElement(bytes(key), _number(attributes, NFTA_ELEMENT_FLAGS), chain)
+
+
+def _number(attributes: dict[int, memoryview], kind: int) -> int:
+    data = attributes.get(kind)
+    return int(BE32.unpack(data)[0]) if data is not None else 0
+
+
 def _request(command: int, version: TableFamily, body: bytes) -> Request:
-    return netfilter_request(NFNL_SUBSYS_NFTABLES, command, 0, _FAMILIES[version], body)
+    return netfilter_request(NFNL_SUBSYS_NFTABLES, command, 0, FAMILIES[version], body)

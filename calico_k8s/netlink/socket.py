@@ -26,6 +26,7 @@ from calico_k8s.netlink.wire import (
     Message,
     Request,
     error_number,
+    netfilter_request,
     split_messages,
 )
 
@@ -38,6 +39,7 @@ _NETLINK_NO_ENOBUFS = 5
 _NETLINK_CAP_ACK = 10
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
+_BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # NFNL_MSG_BATCH_BEGIN ...
 
 BATCH_MESSAGES = 256
 """Requests a send; their acknowledgements (some 1 KiB each in the kernel's count) must fit the
@@ -63,6 +65,7 @@ class NetlinkSocket:
 
     def __init__(self, protocol: int, groups: Sequence[int] = ()) -> None:
         self._sequence = 0
+        self._send_bytes = BUFFER_BYTES
         self._buffer = bytearray(RECEIVE_BYTES)
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
@@ -167,6 +170,38 @@ class NetlinkSocket:
                 elif message.type != NLMSG_DONE:
                     answers.append(bytes(message.body))
         return codes, answers
+
+    def transact(self, subsystem: int, messages: Sequence[Request], what: str) -> None:
+        """All requests as one transaction of a netfilter subsystem, in one send.
+
+        Raises:
+            NetlinkError: one was refused, with the first such errno, and nothing was done; or an
+                answer was lost.
+        """
+        if not messages:
+            return
+        begin = netfilter_request(0, _BATCH_BEGIN, 0, 0, b"", resource=subsystem)
+        end = begin._replace(type=_BATCH_END)
+        last = messages[-1]
+        batch = [begin, *messages[:-1], last._replace(flags=last.flags | NLM_F_ACK), end]
+        size = sum(len(message.body) for message in batch) + 20 * len(batch)
+        if size > self._send_bytes:
+            self._send_bytes = 2 * size
+            self.set_option(_SO_SNDBUFFORCE, struct.pack("@i", self._send_bytes))
+        first = self._send(batch, NLM_F_REQUEST)
+        failed = refused = 0
+        is_answered = False
+        while not is_answered:
+            for message in split_messages(self._receive()):
+                index = (message.sequence - first) & 0xFFFFFFFF
+                if message.type != NLMSG_ERROR or index > len(messages):
+                    continue
+                if not failed and (failed := error_number(message)):
+                    refused = index
+                # The whole was refused, or the last request is answered, and with it all before.
+                is_answered |= index in (0, len(messages))
+        if failed:
+            raise netlink_error(f"{what}, request {refused} of {len(messages)}", failed)
 
     def dump(self, message: Request, what: str) -> list[Message]:
         """Everything of one kind, consistent: a dump that a change interrupted is taken again.

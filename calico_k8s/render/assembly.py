@@ -37,7 +37,9 @@ def render_tables(
     layout = mark_layout(config.mark_mask)
     chains = mangle_chains(config, version)
     for direction in Direction:
-        chains |= render_tree(direction, leaves.get(direction, {}), layout)
+        chains |= render_tree(
+            direction, leaves.get(direction, {}), layout, is_flat=config.has_own_table
+        )
     for group in groups:
         chains |= group.chains
     first: dict[HookName, tuple[RuleText, ...]] = {
@@ -65,8 +67,8 @@ def _raw_table(version: Version, hosts: HostTables) -> Iterable[Table]:
 def _filter_table(config: RenderConfig, version: Version) -> Table:
     accept = (text.rule(text.jump(names.ACCEPT)),)
     last: dict[HookName, tuple[RuleText, ...]] = {}
-    if config.pod_to_host_action == "accept":
+    if config.accepts_to_host:
         last["INPUT"] = accept
-    if config.allow_action == "accept":
+    if config.accepts:
         last["FORWARD"] = accept
     return Table("filter", version, chains=filter_chains(config) if last else {}, last=last)

@@ -20,7 +20,7 @@ from calico_k8s.render.text import DROP, RETURN
 DIGIT_BITS = 2
 _DIGIT = (1 << DIGIT_BITS) - 1
 
-_LEAF = re.compile(r"-m mark --mark (0x[0-9a-f]+)/(0x[0-9a-f]+) .*?-[gj] (\S+)")
+_LEAF = re.compile(r"-m mark --mark (0x[0-9a-f]+)/(0x[0-9a-f]+) .*?-[gj] (cali-\S+)")
 
 Chains = dict[ChainName, tuple[RuleText, ...]]
 
@@ -32,14 +32,33 @@ class Leaf(NamedTuple):
     chain: ChainName
 
 
+class MarkRule(NamedTuple):
+    """A rule that goes to a chain where some bits of the mark have a value."""
+
+    mark: int
+    mask: int
+    chain: ChainName
+
+
 def render_tree(
-    direction: Direction, leaves: Mapping[ChainName, int], layout: MarkLayout
+    direction: Direction,
+    leaves: Mapping[ChainName, int],
+    layout: MarkLayout,
+    *,
+    is_flat: bool = False,
 ) -> Chains:
-    """The chains of one direction's tree, its root among them.  Cost: some 3 us a group."""
+    """The chains of one direction's tree, its root among them.  Cost: some 3 us a group.
+
+    A flat tree has every leaf in its root: for who looks a leaf up, and does not try one after
+    the other.
+    """
     by_number = {number: chain for chain, number in leaves.items()}
-    level = _height(max(by_number, default=0))
     tree = _Tree(direction, by_number, layout)
-    rules = tree.children(sorted(by_number), level) if by_number else []
+    if is_flat:
+        rules = [tree.leaf(number) for number in sorted(by_number)]
+    else:
+        level = _height(max(by_number, default=0))
+        rules = tree.children(sorted(by_number), level) if by_number else []
     allowed = text.rule(text.mark_is(layout.mark(Number.ALLOW_ALL), layout.field), RETURN)
     return {ROOTS[direction]: (allowed, *rules, text.rule(DROP))} | tree.chains
 
@@ -49,11 +68,19 @@ def parse_leaf(rule: str, layout: MarkLayout) -> Leaf | None:
 
     A restarted agent reads the tree back to go on with the numbers that the kernel has.
     """
-    found = _LEAF.search(rule)
-    if found is None or int(found[2], 16) != layout.field:
+    found = split_leaf(rule)
+    if found is None or found.mask != layout.field:
         return None
-    number = layout.number(int(found[1], 16))
-    return Leaf(number, ChainName(found[3])) if number > Number.ALLOW_ALL else None
+    number = layout.number(found.mark)
+    return Leaf(number, found.chain) if number > Number.ALLOW_ALL else None
+
+
+def split_leaf(rule: str) -> MarkRule | None:
+    """What a rule of a tree says, of whatever layout; None for every other rule."""
+    found = _LEAF.search(rule)
+    if found is None:
+        return None
+    return MarkRule(int(found[1], 16), int(found[2], 16), ChainName(found[3]))
 
 
 def _height(highest: int) -> int:
@@ -79,11 +106,15 @@ class _Tree:
             branches.setdefault(number >> level * DIGIT_BITS & _DIGIT, []).append(number)
         return [self._branch(digit, branches[digit], level) for digit in sorted(branches)]
 
+    def leaf(self, number: int) -> RuleText:
+        """The rule for one group."""
+        match = text.mark_is(self._layout.mark(number), self._layout.field)
+        return text.rule(match, text.goto(self._by_number[number]))
+
     def _branch(self, digit: int, numbers: list[int], level: int) -> RuleText:
         layout = self._layout
         if len(numbers) == 1:
-            match = text.mark_is(layout.mark(numbers[0]), layout.field)
-            return text.rule(match, text.goto(self._by_number[numbers[0]]))
+            return self.leaf(numbers[0])
         shift = level * DIGIT_BITS
         name = tree_chain(self._direction, level, numbers[0] >> shift)
         self.chains[name] = (*self.children(numbers, level - 1), text.rule(DROP))

@@ -21,6 +21,11 @@ DEFAULT_MARK_MASK = 0xFF001F7F
 Tailscale (0xff0000) uses."""
 
 
+NATIVE_STAGES_MAX = 9
+"""nftables takes no chain that is 16 jumps or gotos away (NFT_JUMP_STACK_SIZE): the static chains
+before a group's first, and the one that denies after its last, leave so many."""
+
+
 class RenderConfig(msgspec.Struct, frozen=True):
     """A node's settings, as far as its chains show them."""
 
@@ -47,6 +52,24 @@ class RenderConfig(msgspec.Struct, frozen=True):
     """The node's ports that stay open whatever its host endpoints' policy says."""
     failsafe_outbound: Failsafes = parse_failsafes(DEFAULT_OUTBOUND)
     """Ports of others that the node reaches whatever its host endpoints' policy says."""
+    has_own_table: bool = False
+    """Whether the chains are a table of their own, nftables', which looks leaves of the mark trees
+    up, and where an accept would end nothing for other programs' tables."""
+
+    @property
+    def stages_max(self) -> int | None:
+        """How many stages a group may have; None: as many as there are."""
+        return NATIVE_STAGES_MAX if self.has_own_table else None
+
+    @property
+    def accepts(self) -> bool:
+        """Whether what is forwarded keeps its mark for a last rule that accepts it."""
+        return self.allow_action == "accept" and not self.has_own_table
+
+    @property
+    def accepts_to_host(self) -> bool:
+        """The same for what a pod sends to its own node."""
+        return self.pod_to_host_action == "accept" and not self.has_own_table
 
 
 def interface_pattern(text: str) -> str:

@@ -107,8 +107,8 @@ class _Static:
         self.ingress_mark = rule(text.map_mark(dst_ipset(version), "dst"))
         self.is_uncut = text.connmark_lacks(self.layout.cut)
         self.is_local_src = text.in_set(dst_ipset(version), "src")
-        self.accepts = config.allow_action == "accept"
-        self.accepts_to_host = config.pod_to_host_action == "accept"
+        self.accepts = config.accepts
+        self.accepts_to_host = config.accepts_to_host
         self.drops_unknown = config.unknown_endpoint_action == "deny"
         self.drops_invalid = config.invalid_action == "drop"
         self.ended = text.INVALID_OR_ESTABLISHED if self.drops_invalid else text.ESTABLISHED

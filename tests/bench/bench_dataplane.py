@@ -1,4 +1,4 @@
-"""New connections through one node: what our chains leave of the rate, on both backends.
+"""New connections through one node: what our chains leave of the rate, on every backend.
 
 Two pods of one node, joined by routed veths, beside 998 others in 100 policy groups.  The client
 connects and resets, so one packet in four is a new flow: the dearest mix there is.  The floor is
@@ -20,10 +20,11 @@ from typing import NamedTuple
 from calico_k8s.calc.deltas import Group, LocalEndpoint
 from calico_k8s.felix.iptables.driver import TableDriver
 from calico_k8s.felix.iptables.programs import Backend
+from calico_k8s.felix.kernel import AnyBackend, Native, parse_backend
 from calico_k8s.render.endpoints import Attachment
 from calico_k8s.render.tables import WORKLOAD_LINK_GROUP, Table
 from tests.namespaces import Namespace, ip, new_namespace, run
-from tests.render.kernels import ipset_text, ipsets, restore_text
+from tests.render.kernels import ipset_text, ipsets, restore_text, write_native
 from tests.render.states import (
     BACKEND,
     EGRESS,
@@ -135,7 +136,7 @@ def commented(table: Table) -> str:
 
 def compare(
     program: Path,
-    backend: Backend,
+    backend: AnyBackend,
     seconds: float,
     loads: Mapping[str, Callable[[], None]],
     sets: str,
@@ -180,10 +181,27 @@ def bench(program: Path, backend: Backend, seconds: float) -> None:
     compare(program, backend, seconds * 3 / 5, loads, sets)
 
 
+def bench_native(program: Path, seconds: float) -> None:
+    """The same of the native tables, which have their sets in them."""
+    annotations, policies = state("annotations"), state("policies")
+    loads: dict[str, Callable[[], None]] = {
+        "no rule, no conntrack": lambda: None,
+        "floor": lambda: floor(Backend.NFT),
+        "100 groups of annotations": lambda: native(annotations),
+        "100 groups each direction": lambda: native(policies),
+    }
+    compare(program, Native.NFTABLES, seconds, loads, "")
+
+
+def native(made: State) -> None:
+    """A state as the agent writes it."""
+    write_native(made, 4)
+
+
 def main(arguments: list[str]) -> int:
     """Compile, then each backend."""
     seconds = float(arguments[0]) if arguments else 12.0
-    backends = [Backend(name) for name in arguments[1:]] or [*Backend]
+    backends = [parse_backend(name) for name in arguments[1:]] or [*Backend, *Native]
     print(f"{'':42} {'cpu':>7} {'wall':>7}      to the floor   connects")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XTABLES_LOCKFILE"] = str(Path(folder, "lock"))
@@ -191,7 +209,10 @@ def main(arguments: list[str]) -> int:
         source = Path(__file__).with_name("connect_bench.c")
         run("gcc", "-O2", "-Wall", "-Wextra", "-o", str(program), str(source))
         for backend in backends:
-            bench(program, backend, seconds)
+            if isinstance(backend, Native):
+                bench_native(program, seconds)
+            else:
+                bench(program, backend, seconds)
     return 0
 
 

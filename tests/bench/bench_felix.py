@@ -49,6 +49,7 @@ from tests.etcd.servers import etcd_cluster
 from tests.namespaces import run
 
 ELSEWHERE = NodeName("elsewhere")
+BACKENDS = ("legacy", "nft", "nftables")
 LOCAL, REMOTE, ANNOTATIONS = 50, 950, 100
 STARTING_REMOTE = 1000
 
@@ -252,7 +253,7 @@ def main(report: Callable[[Figure], None]) -> None:
     parser.add_argument("what", nargs="*")
     given = parser.parse_args()
     kinds = [kind for kind in ("sqlite", "etcd") if kind in given.what] or ["sqlite", "etcd"]
-    backends = [each for each in ("legacy", "nft") if each in given.what] or ["legacy", "nft"]
+    backends = [each for each in BACKENDS if each in given.what] or [*BACKENDS]
     figures: list[Figure] = []
     for kind in kinds:
         for backend in backends:

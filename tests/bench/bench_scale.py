@@ -5,7 +5,7 @@ member of an ipset by one netlink message; for the start and its memory, a Pytho
 values and does nothing with them.  Processor time and bursts stand beside their goals alone.
 
 Needs root.  Arguments: ``--json``, ``--changes N``, then sizes (small, large, together), stores
-(sqlite, etcd) and backends (legacy, nft); of each all but etcd unless given.
+(sqlite, etcd) and backends (legacy, nft, nftables); of each all but etcd unless given.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from calico_k8s.datastore.store import Store
 from calico_k8s.model.keys import Key
 from calico_k8s.model.resources import Value
 from tests.bench.bed import Bed, Felix, local_address, remote_address, write
-from tests.bench.bench_felix import ipset_floor, stores
+from tests.bench.bench_felix import BACKENDS, ipset_floor, stores
 from tests.bench.stamped import PORT, Figure, StampedFlow, summary
 from tests.bench.workload import (
     ALONE,
@@ -264,7 +264,7 @@ def main(report: Callable[[Figure], None]) -> None:
     chosen = partial(choose, given.what)
     figures: list[Figure] = []
     for kind in chosen(["sqlite"], ["sqlite", "etcd"]):
-        for backend in chosen(["legacy", "nft"], ["legacy", "nft"]):
+        for backend in chosen([*BACKENDS], [*BACKENDS]):
             for name in chosen([*GOALS], [*GOALS]):
                 size = {"small": SMALL, "large": LARGE, "together": TOGETHER}[name]
                 for figure in run_one(size, kind, backend, given.changes):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from calico_k8s.felix.iptables.programs import Backend
 from calico_k8s.lab.kernelview import kernel_text
+from calico_k8s.lab.kubeproxy import FelixBackend
 from calico_k8s.lab.plan import LabNode, ListenPort, Place, PodNetwork
 from calico_k8s.lab.question import Probe
 from calico_k8s.lab.run import LabOptions
@@ -78,6 +79,7 @@ class ProxiedCluster(NamedTuple):
     live: LiveCluster
     proxies: KubeProxies
     network: PodNetwork
+    backend: FelixBackend
 
     def via_cluster_ip(self, src: str, service: str, version: int) -> Probe:
         """A pod, or node, to a service."""
@@ -107,9 +109,17 @@ class ProxiedCluster(NamedTuple):
 
     def rules(self) -> dict[NodeName, str]:
         """What Felix has put into each node's kernel."""
-        backend = Backend(self.proxies.kind.flavour)
+        if self.backend == "nftables":
+            return {n.name: self._own_tables(n.name) for n in NODES}
+        backend = Backend(self.backend)
         texts = {n.name: kernel_text(self.live.network.nodes[n.name], backend) for n in NODES}
         return {name: "\n".join(_OURS.findall(text)) for name, text in texts.items()}
+
+    def _own_tables(self, node: NodeName) -> str:
+        command = ("nft", "--stateless", "--terse", "list", "table")
+        return "".join(
+            self.on_node(node, *command, family, "calico_k8s") for family in ("ip", "ip6")
+        )
 
     def drift(self) -> list[int]:
         """What each Felix has mended since it started."""
@@ -122,10 +132,17 @@ _OURS = re.compile(r"^.*cali.*$", re.MULTILINE)
 
 @contextmanager
 def proxied_cluster(
-    kind: ProxyKind, network: PodNetwork, folder: Path, felix: Sequence[str]
+    kind: ProxyKind,
+    network: PodNetwork,
+    folder: Path,
+    felix: Sequence[str],
+    backend: FelixBackend | None = None,
 ) -> Iterator[ProxiedCluster]:
-    """A cluster whose policy is in force; ``felix`` are more arguments of every Felix."""
-    options = LabOptions(network, kind.flavour, felix=tuple(felix))
+    """A cluster whose policy is in force; ``felix`` are more arguments of every Felix.
+
+    Without a backend Felix writes the iptables that the nodes have.
+    """
+    options = LabOptions(network, backend or kind.flavour, felix=tuple(felix))
     with (
         live_cluster(folder, listen=(WEB, API, DNS), options=options, outside=(OUTSIDE,)) as live,
         kube_proxies(live, kind, folder / "proxies") as proxies,
@@ -143,4 +160,4 @@ def proxied_cluster(
         for service in SERVICES.values():
             expose(live, service)
         live.wait_in_force()
-        yield ProxiedCluster(live, proxies, network)
+        yield ProxiedCluster(live, proxies, network, options.backend)

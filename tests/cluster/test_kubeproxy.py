@@ -16,6 +16,7 @@ import pytest
 
 from calico_k8s.datastore.store import Delete, Put
 from calico_k8s.lab.beats import SETTLE_S
+from calico_k8s.lab.kubeproxy import FelixBackend
 from calico_k8s.lab.netns import entered
 from calico_k8s.lab.plan import PodId, PodNetwork
 from calico_k8s.lab.question import Outcome
@@ -55,13 +56,13 @@ from tests.lab.walls import held
 
 pytestmark = [pytest.mark.cluster, pytest.mark.kernel, pytest.mark.timeout(180)]
 
-KINDS = (
-    (ProxyKind("iptables", "nft"), PodNetwork.PTP),
-    (ProxyKind("iptables", "legacy"), PodNetwork.BRIDGE),
-    (ProxyKind("nftables", "nft"), PodNetwork.BRIDGE),
-    (ProxyKind("nftables", "legacy"), PodNetwork.PTP),
+KINDS: tuple[tuple[ProxyKind, PodNetwork, FelixBackend], ...] = (
+    (ProxyKind("iptables", "nft"), PodNetwork.PTP, "nft"),
+    (ProxyKind("iptables", "legacy"), PodNetwork.BRIDGE, "legacy"),
+    (ProxyKind("nftables", "nft"), PodNetwork.BRIDGE, "nft"),
+    (ProxyKind("nftables", "nft"), PodNetwork.PTP, "nftables"),
 )
-"""The flavour is Felix's too: what iptables is on the node."""
+"""How kube-proxy writes, how pods are joined, and how Felix writes."""
 
 BEAT_S = 0.04
 SERVICE_S = 10.0
@@ -71,14 +72,16 @@ RESYNC_S = 1
 """How often Felix compares everything and judges every live flow; its default is 90."""
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: f"{'-'.join(kind[0])}-{kind[1]}", scope="module")
+@pytest.fixture(
+    params=KINDS, ids=lambda kind: f"{'-'.join(kind[0])}-{kind[1]}-{kind[2]}", scope="module"
+)
 def cluster(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ProxiedCluster]:
-    kind, network = request.param
+    kind, network, backend = request.param
     folder = tmp_path_factory.mktemp("kube-proxy")
     felix = ("--resync-interval-s", str(RESYNC_S))
-    with proxied_cluster(kind, network, folder, felix) as up:
+    with proxied_cluster(kind, network, folder, felix, backend) as up:
         yield up
 
 
@@ -252,7 +255,7 @@ def test_felix_that_comes_after_a_kube_proxy_finds_its_place(proxied: ProxiedClu
     proxied.live.agents.start(NODE_2)
     proxied.live.wait_in_force()
     assert proxied.rules()[NODE_1] == before[NODE_1]
-    for program in ("iptables", "ip6tables"):
+    for program in ("iptables", "ip6tables") if proxied.backend != "nftables" else ():
         command = (f"{program}-{proxied.proxies.kind.flavour}", "-t")
         forward = proxied.on_node(NODE_2, *command, "mangle", "-S", "FORWARD").splitlines()
         assert forward[1] == "-A FORWARD -j cali-FORWARD"

@@ -7,7 +7,9 @@ watches; and where a fault is asked for, a refusal.  What packets then meet is f
 """
 
 import errno
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -15,6 +17,7 @@ from calico_k8s.calc.graph import Graph
 from calico_k8s.errors import IptablesError
 from calico_k8s.felix.apply import Applier
 from calico_k8s.felix.desired import Left
+from calico_k8s.felix.differences import Difference
 from calico_k8s.felix.enforce import Enforcer
 from calico_k8s.felix.ipsets import IpsetDriver
 from calico_k8s.felix.recover import recover
@@ -50,6 +53,8 @@ class FakeKernel:
     """How many there have been."""
     fail_at: int | None = None
     """This change of all is refused, once."""
+    has_transactions: bool = False
+    """Whether sets and tables change together, as in nftables."""
 
     def change(self) -> None:
         """Before each change: refuse it, or count it."""
@@ -57,6 +62,25 @@ class FakeKernel:
             self.fail_at = None
             raise IptablesError("refused by the test")
         self.changes += 1
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What changes within is seen at the end, and not at all where something is refused."""
+        before, on_change = deepcopy((self.ipsets, self.tables)), self.on_change
+        self.on_change = lambda _: None
+        try:
+            yield
+        except IptablesError:
+            self.ipsets, self.tables = before
+            raise
+        finally:
+            self.on_change = on_change
+        self.on_change(None)
+
+    def begin_anew(self) -> None:
+        """The transaction that is open starts from nothing."""
+        self.ipsets.clear()
+        self.tables.clear()
 
     def left(self, layout: MarkLayout) -> Left:
         """What an agent finds that starts now."""
@@ -79,7 +103,8 @@ class FakeKernel:
             for name in TABLES
         }
         hold = mark_layout(config.mark_mask).mark(Number.HELD)
-        applier = Applier(IpsetDriver(sets=FakeIpsets(self)), tables, hold)
+        transactions = self if self.has_transactions else None
+        applier = Applier(IpsetDriver(sets=FakeIpsets(self)), tables, hold, transactions)
         return Enforcer(graph, applier, self.versions, self.left)
 
     def asks(self, name: IpsetName) -> bool:
@@ -160,6 +185,9 @@ class FakeTable:
         self._place = (version, name)
         self._desired: Table | None = None
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def set_desired(self, table: Table) -> None:
         self._desired = table
 
@@ -178,6 +206,9 @@ class FakeTable:
 
     def mend_words(self) -> int:
         return self.apply()
+
+    def differences(self) -> list[Difference]:
+        raise AssertionError("nobody asks here")
 
     def _check(self, table: Table) -> None:
         """As iptables-restore does: every chain and set that a rule names is there."""

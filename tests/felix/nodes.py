@@ -6,6 +6,7 @@ will.
 """
 
 import contextlib
+import json
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from calico_k8s.datastore.factory import open_store
 from calico_k8s.datastore.store import Delete, Operation, Put, Store, transact_in_order
 from calico_k8s.felix.agent import Agent, Identity
 from calico_k8s.felix.iptables.programs import Backend, save
+from calico_k8s.felix.kernel import AnyBackend, Native
 from calico_k8s.felix.process import running_parts
 from calico_k8s.model import codec
 from calico_k8s.model.addresses import Address, Version
@@ -109,7 +111,7 @@ class Machine:
     """The node: pods, a store, and an agent that can be stopped and started."""
 
     def __init__(
-        self, namespace: Namespace, folder: Path, backend: Backend, ends: contextlib.ExitStack
+        self, namespace: Namespace, folder: Path, backend: AnyBackend, ends: contextlib.ExitStack
     ) -> None:
         self.namespace = namespace
         self.folder = folder
@@ -125,6 +127,11 @@ class Machine:
         for setting in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
             run("sysctl", "-qw", f"net.{setting}=1")
         ip(f"addr add {NODE_ADDRESS}/32 dev lo")
+
+    @property
+    def iptables(self) -> Backend:
+        """The iptables that the agent writes; beside native tables, the one that others use."""
+        return Backend.NFT if self.backend is Native.NFTABLES else Backend(self.backend)
 
     def pod(self, name: str, number: int) -> PodSite:
         """Start a pod."""
@@ -216,17 +223,33 @@ class Machine:
         assert until(lambda: self.is_at(revision)), self.status()
 
     def held(self) -> dict[str, str]:
-        """Everything of iptables and ipset, without counters."""
+        """Everything of iptables and ipset, or of nftables, without counters."""
+        if self.backend is Native.NFTABLES:
+            return native_ruleset()
         versions: tuple[Version, ...] = (4, 6)
         tables = {
             str(version): "\n".join(
                 line.split(" [")[0]
-                for line in save(self.backend, version).splitlines()
+                for line in save(self.iptables, version).splitlines()
                 if not line.startswith("#")
             )
             for version in versions
         }
         return tables | {"ipset": "\n".join(sorted(run("ipset", "save").splitlines()))}
+
+
+def native_ruleset() -> dict[str, str]:
+    """All of nftables: each chain's rules in order, each set's elements sorted."""
+    listed = json.loads(run("nft", "--stateless", "--json", "list", "ruleset"))
+    found: dict[str, list[str]] = {}
+    for (kind, item), *_ in (each.items() for each in listed["nftables"]):
+        item.pop("handle", None)
+        if "elem" in item:
+            item["elem"] = sorted(map(str, item["elem"]))
+        if kind != "metainfo":
+            place = (item.get("table"), item.get("chain", item.get("name", "")))
+            found.setdefault(f"{item['family']} {place}", []).append(f"{kind} {item}")
+    return {place: "\n".join(lines) for place, lines in found.items()}
 
 
 def reaches(source: PodSite, target: PodSite, version: Version = 4, port: int = PORT) -> bool:
@@ -319,7 +342,7 @@ def walled(client: PodSite, server: PodSite, other: PodSite) -> dict[Key, Value 
 
 
 @contextlib.contextmanager
-def machine_up(namespace: Namespace, folder: Path, backend: Backend) -> Iterator[Machine]:
+def machine_up(namespace: Namespace, folder: Path, backend: AnyBackend) -> Iterator[Machine]:
     """A node without pods; everything of it goes at the end."""
     with contextlib.ExitStack() as ends:
         yield Machine(namespace, folder, backend, ends)

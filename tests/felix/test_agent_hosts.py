@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from calico_k8s.felix.iptables.programs import Backend
+from calico_k8s.felix.kernel import Native
 from calico_k8s.model import keys
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.keys import Key
@@ -158,7 +159,7 @@ def become(probe: Callable[[], set[int]], wanted: set[int]) -> None:
     assert until(lambda: probe() == wanted), probe()
 
 
-@pytest.fixture(params=[Backend.LEGACY, Backend.NFT], ids=str)
+@pytest.fixture(params=[*Backend, Native.NFTABLES], ids=str)
 def world(namespace: Namespace, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
     with machine_up(namespace, tmp_path, request.param) as machine, contextlib.ExitStack() as ends:
         made = World(machine, ends)
@@ -332,7 +333,7 @@ def test_a_restart_changes_nothing_of_host_endpoints(world: World) -> None:
 
 def test_what_arrives_is_judged_before_dnat(world: World) -> None:
     redirect = f"-t nat -A PREROUTING -p tcp --dport {SPARE} -j REDIRECT --to-ports {WEB}"
-    run(f"iptables-{world.machine.backend}", *redirect.split())
+    run(f"iptables-{world.machine.iptables}", *redirect.split())
     early = partial(policy, hook=HostHook.PRE_DNAT, name="early", types=(Direction.INGRESS,))
     world.settle(host(), policy(to_port(WEB)))
     become(lambda: opened(world.client, NODE_ADDRESS), {SSH, API, WEB, SPARE})
@@ -366,7 +367,9 @@ def test_untracked_policy_goes_round_conntrack(world: World) -> None:
 def chains(world: World) -> list[str]:
     """Every line of ours in the tables."""
     held = world.machine.held()
-    return [line for family in "46" for line in held[family].splitlines() if "cali" in line]
+    texts = [held[family] for family in "46" if family in held]
+    texts += [text for text in held.values() if text.startswith("chain ")]
+    return sorted(line for text in texts for line in text.splitlines() if "cali" in line)
 
 
 def tracked(port: int) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from calico_k8s.felix.iptables.programs import Backend, save
+from calico_k8s.felix.kernel import AnyBackend, Native
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.keys import EndpointKey
 from calico_k8s.model.names import EndpointId, NamespaceName, ProfileId
@@ -75,24 +76,41 @@ def test_a_pod_that_goes_round_the_node_is_not_enforceable_and_that_is_said(
             assert until(lambda: connects(beside.namespace, POD)), "by that endpoint alone"
 
 
-@pytest.mark.parametrize(("first", "then"), [tuple(Backend), tuple(Backend)[::-1]])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (Backend.LEGACY, Backend.NFT),
+        (Backend.NFT, Backend.LEGACY),
+        (Backend.LEGACY, Native.NFTABLES),
+        (Native.NFTABLES, Backend.NFT),
+    ],
+)
 def test_an_agent_that_changes_its_backend_leaves_nothing_in_the_other_and_opens_nothing(
-    namespace: Namespace, tmp_path: Path, first: Backend, then: Backend
+    namespace: Namespace, tmp_path: Path, first: AnyBackend, then: AnyBackend
 ) -> None:
     with machine_up(namespace, tmp_path, first) as machine:
         client, server, other = (machine.pod(f"pod-{n}", n) for n in (10, 11, 12))
         machine.start()
         machine.settle(walled(client, server, other))
         machine.stop()
-        run(f"iptables-{first.value}", "-A", "INPUT", "-s", "192.0.2.1", "-j", "ACCEPT")
+        tool = machine.iptables
+        run(f"iptables-{tool}", "-A", "INPUT", "-s", "192.0.2.1", "-j", "ACCEPT")
         machine.backend = then
         with connecting(other, server) as opened:
             agent = machine.start()
             assert until(lambda: agent.is_enforcing)
-            assert until(lambda: "cali" not in save(first, 4) + save(first, 6), 5)
+            assert until(lambda: not holds_ours(first), 5)
         assert not any(opened)
         assert reaches(client, server)
-        assert "-s 192.0.2.1/32" in save(first, 4), "what is not ours stays"
+        assert "-s 192.0.2.1/32" in save(tool, 4), "what is not ours stays"
+        assert bool(run("ipset", "save")) != (then is Native.NFTABLES)
+
+
+def holds_ours(backend: AnyBackend) -> bool:
+    """Whether anything of ours is there."""
+    if backend is Native.NFTABLES:
+        return "table ip calico_k8s" in run("nft", "list", "tables")
+    return "cali" in save(Backend(backend), 4) + save(Backend(backend), 6)
 
 
 def attach(pod: Namespace) -> bool:

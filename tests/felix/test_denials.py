@@ -1,4 +1,4 @@
-"""What a node tells of the packets that it denies: real packets, real rules, both iptables."""
+"""What a node tells of the packets that it denies: real packets, real rules, each backend."""
 
 import socket
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from calico_k8s.felix.iptables.programs import Backend
+from calico_k8s.felix.kernel import Native
 from calico_k8s.felix.local_socket import ask
 from calico_k8s.model.addresses import Version
 from calico_k8s.model.denial import Deciding, Denial, Denials
@@ -35,7 +36,7 @@ OWNER = Origin("Pod", namespace="ns")
 """Of an annotation's profile: the pod is whoever has it."""
 
 
-@pytest.fixture(params=[Backend.LEGACY, Backend.NFT], ids=str)
+@pytest.fixture(params=[*Backend, Native.NFTABLES], ids=str)
 def machine(
     namespace: Namespace, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Machine]:
@@ -157,6 +158,7 @@ def test_programs_of_the_machine_can_ask(
     assert not path.exists()
 
 
+@pytest.mark.parametrize("machine", list(Backend), indirect=True, ids=str)
 def test_a_flood_is_told_in_part_and_counted_whole(
     machine: Machine, client: PodSite, server: PodSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:

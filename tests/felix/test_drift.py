@@ -72,7 +72,7 @@ def found(machine: Machine) -> drifts.Drift:
 
 
 def iptables(machine: Machine, words: str) -> None:
-    run(program_name(machine.backend, 4, "x").removesuffix("-x"), *words.split())
+    run(program_name(machine.iptables, 4, "x").removesuffix("-x"), *words.split())
 
 
 def other(backend: Backend) -> Backend:
@@ -101,7 +101,7 @@ def mark_a_member(machine: Machine) -> None:
 
 
 def leave_rules_in_the_other(machine: Machine) -> None:
-    program = program_name(other(machine.backend), 4, "x").removesuffix("-x")
+    program = program_name(other(machine.iptables), 4, "x").removesuffix("-x")
     run(program, "-t", "mangle", "-N", "cali-old")
 
 

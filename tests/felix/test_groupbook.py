@@ -1,5 +1,7 @@
 """Groups and their numbers: kept, retired, come back, without room, and as another run left them."""
 
+import msgspec
+
 from calico_k8s.calc.deltas import Group
 from calico_k8s.felix.groupbook import RETIRE_S, GroupBook
 from calico_k8s.felix.recover import recover
@@ -92,6 +94,22 @@ def test_without_room_a_group_is_held_and_told_until_there_is() -> None:
     assert groups.rehome(later_s) == {"e"}
     assert not groups.problems
     assert groups[policy("e").id].number == FIRST_GROUP
+
+
+def deep(name: str, count: int) -> Group:
+    stage = policy(name).stages[0]
+    return msgspec.structs.replace(policy(name), stages=(stage,) * count)
+
+
+def test_a_group_of_more_stages_than_the_kernel_follows_is_held_and_told_alone() -> None:
+    groups = GroupBook(mark_layout(CONFIG.mark_mask), BOTH, {}, 0.0, stages_max=2)
+    assert groups.update(deep("a", 2), 0.0).number == FIRST_GROUP
+    assert groups.update(deep("a", 3), 1.0).number == Number.HELD
+    assert ["3 tiers and profiles" in problem for problem in groups.problems] == [True]
+    assert groups.update(policy("b"), 1.0).number == FIRST_GROUP + 1
+    assert groups.rehome(2.0) == set()
+    assert groups.update(deep("a", 2), 3.0).number >= FIRST_GROUP
+    assert groups.problems == ()
 
 
 def test_a_group_without_room_that_goes_or_opens_is_told_no_more() -> None:

@@ -79,7 +79,7 @@ def test_an_agent_tells_what_it_does(machine: Machine) -> None:
     assert metric("enforcing") == metric("datastore_in_sync") == 1
     ip(f"link del {client.link}")
     assert until(lambda: metric('endpoints{state="no-interface"}') == 1)
-    run(program_name(machine.backend, 4, "x").removesuffix("-x"), "-t", "mangle", "-F")
+    run(program_name(machine.iptables, 4, "x").removesuffix("-x"), "-t", "mangle", "-F")
     assert until(lambda: metric('drift_repaired_total{kind="tables"}') >= 1)
 
 

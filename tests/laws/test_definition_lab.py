@@ -26,6 +26,8 @@ KINDS = {
     "bridge-nft": LabOptions(PodNetwork.BRIDGE, "nft", services=SERVICES),
     "ptp-legacy": LabOptions(PodNetwork.PTP, "legacy", services=SERVICES),
     "bridge-legacy": LabOptions(PodNetwork.BRIDGE, "legacy", services=SERVICES),
+    "ptp-nftables": LabOptions(PodNetwork.PTP, "nftables", services=SERVICES),
+    "bridge-nftables": LabOptions(PodNetwork.BRIDGE, "nftables", services=SERVICES),
     "ptp-nft-etcd": LabOptions(PodNetwork.PTP, "nft", "etcd", services=SERVICES),
 }
 CASES = 20

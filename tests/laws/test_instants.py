@@ -301,6 +301,22 @@ def test_a_batch_that_is_refused_half_way_is_mended_without_a_wrong_instant(
     watch.settled(node.world)
 
 
+@given(cases, st.lists(st.integers(0, 40), max_size=4))
+def test_with_transactions_there_is_no_instant_between_whatever_is_refused(
+    case: Case, faults: list[int]
+) -> None:
+    (history, flows), node = case, Agent(FakeKernel(has_transactions=True))
+    watch = Watch(node, flows)
+    left = iter(faults)
+    for old, new in zip([node.world, *history], history, strict=False):
+        watch.between(old, new)
+        node.kernel.fail_at = node.kernel.changes + next(left, 10_000)
+        node.now_s += 3.0
+        node.go(new)
+        node.kernel.fail_at = None
+        watch.settled(new)
+
+
 def reaches(node: Agent, world: World) -> bool:
     """Whether the kernel was brought to the world; else it refused on the way."""
     try:

@@ -1,8 +1,14 @@
 """A state as the simulated kernel holds it, and as text for the real programs."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 
+import msgspec
+
+from calico_k8s.felix.nftables.driver import Nftables
+from calico_k8s.felix.nftables.images import Image
 from calico_k8s.model.addresses import Version
+from calico_k8s.netlink.ipset import Edit, MemberCommand
 from calico_k8s.render.endpoints import (
     Numbers,
     endpoint_ipsets,
@@ -85,3 +91,27 @@ def ipset_text(made: Mapping[IpsetName, SimulatedIpset], version: Version) -> st
             mark = f" skbmark {member.mark:#x}/{member.mark_mask:#x}" if member.mark_mask else ""
             lines.append(f"add {name} {member.text}{mark}")
     return "\n".join((*lines, ""))
+
+
+def as_native(state: State) -> State:
+    """The state for a node whose chains are a table of their own."""
+    own = msgspec.structs.replace(state.config, has_own_table=True)
+    return state._replace(config=own)
+
+
+def write_native(state: State, version: Version) -> Mapping[str, Image]:
+    """One family's sets and chains by the native backend, in one transaction; as read back."""
+    native, kernel = as_native(state), Nftables((version,))
+    with closing(kernel):
+        writers = kernel.writers(("raw", "mangle", "filter"))
+        with kernel.transaction():
+            for held in ipsets(native).values():
+                if held.ipset.version == version:
+                    kernel.sets.create(held.ipset, 0, 0)
+                    members = list(held.members.values())
+                    kernel.sets.edit([Edit(held.ipset, MemberCommand.ADD, members)])
+            for table in tables(native, version):
+                writers[version, table.name].set_desired(table)
+                writers[version, table.name].apply()
+        kernel.forget()
+        return kernel.held(version)

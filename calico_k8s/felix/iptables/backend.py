@@ -117,17 +117,16 @@ def clean_tables(lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S) -> list[str]:
     return problems
 
 
-def sweep_other(
-    backend: Backend, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S
+def sweep_backend(
+    other: Backend, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S
 ) -> tuple[str, ...]:
-    """Remove what an agent that used the other backend left there; what it was, sorted.
+    """Remove what an agent that used another backend left in this one; what it was, sorted.
 
     Cost: two processes where there is nothing.
 
     Raises:
-        IptablesError: the other backend is not installed, or refuses.
+        IptablesError: the backend is not installed, or refuses.
     """
-    (other,) = set(Backend) - {backend}
     swept: list[str] = []
     problems: list[str] = []
     for version in VERSIONS:
