@@ -19,6 +19,7 @@ from calico_k8s.felix.ipsets import IpsetDriver
 from calico_k8s.felix.order import Do, Role, Step, steps
 from calico_k8s.felix.saved import FORMAT, SavedState
 from calico_k8s.model.addresses import Version
+from calico_k8s.render.names import ipset_version
 from calico_k8s.render.tables import IpsetName, KernelIpset, KernelMember, Table, TableName
 
 log = structlog.get_logger()
@@ -156,15 +157,24 @@ class Applier:
         )
 
     def _perform(self, order: Order, *, writes_tables: bool) -> Written:
+        """One family after the other: no packet asks sets or chains of both, so none waits for both."""
         if self._transactions is not None:
             return self._perform_at_once(self._transactions, writes_tables=writes_tables)
+        members, lines = self.ipsets.apply_creates(), 0
+        held = self._to_hold(order)
+        for version in sorted({version for version, _ in self._tables}):
+            written = self._perform_family(order, version, held, writes_tables=writes_tables)
+            members, lines = members + written.members, lines + written.lines
+        self.ipsets.apply_destroys()
+        return Written(members, lines)
+
+    def _perform_family(
+        self, order: Order, version: Version, held: Held, *, writes_tables: bool
+    ) -> Written:
         members = lines = 0
-        held: Held = {}
-        for step in steps(order.changed, writes_tables=writes_tables, switches=order.switches):
+        changed = [each for each in order.changed if ipset_version(each.name) == version]
+        for step in steps(changed, writes_tables=writes_tables, switches=order.switches):
             match step.do:
-                case Do.CREATE:
-                    members += self.ipsets.apply_creates()
-                    held = self._to_hold(order)
                 case Do.ADD:
                     members += self.ipsets.apply_adds(step.names)
                 case Do.REMOVE:
@@ -174,9 +184,9 @@ class Applier:
                 case Do.HOLD:
                     members += self._hold(step, held)
                 case Do.WRITE_TABLES:
-                    lines += sum(driver.apply() for driver in self._tables.values())
-                case Do.DESTROY:
-                    self.ipsets.apply_destroys()
+                    lines += sum(
+                        driver.apply() for (v, _), driver in self._tables.items() if v == version
+                    )
         return Written(members, lines)
 
     def _perform_at_once(self, transactions: Transactions, *, writes_tables: bool) -> Written:

@@ -6,7 +6,7 @@ flow gets its old verdict, its new one, or is denied; never an allow that neithe
 Why the order achieves that, with *O* the sets whose members open, *C* those whose members close:
 
 == =====================================  ========================================================
-1  create new sets and fill them          nobody asks them yet
+1  create new sets, and fill them         nobody asks them yet
 2  C: add; endpoints that come or go:     only closes
    shut; that move: hold
 3  O of egress and of affected groups,    only closes; from here egress sets let through at most
@@ -84,7 +84,6 @@ class ChangedSet(NamedTuple):
 class Do(Enum):
     """What a step does to its sets."""
 
-    CREATE = auto()
     ADD = auto()
     """Add the missing members, and replace the marks that differ."""
     REMOVE = auto()
@@ -94,7 +93,6 @@ class Do(Enum):
     """Give endpoints the mark that denies: those whose mark is about to be replaced, and those
     that ask a changed set of role PASSES."""
     WRITE_TABLES = auto()
-    DESTROY = auto()
 
 
 class Step(NamedTuple):
@@ -120,7 +118,10 @@ class Switches(NamedTuple):
 def steps(
     changed: Iterable[ChangedSet], *, writes_tables: bool, switches: Switches
 ) -> tuple[Step, ...]:
-    """The steps of a batch, in order; none about particular sets that names no set."""
+    """The steps of one family's part of a batch, in order, between the making of sets and their end.
+
+    None is about particular sets that names no set.
+    """
     sets = tuple(changed)
     tight = _names(sets, Role.OPENS_EGRESS) + tuple(
         s.name for s in sets if s.role is Role.OPENS_INGRESS and s.is_affected
@@ -133,7 +134,6 @@ def steps(
     held = maps if passes or sum(switches[:3]) > 1 else ()
     held += host_hold if passes or switches.raw else ()
     before = (
-        Step(Do.CREATE),
         Step(Do.ADD, new),
         Step(Do.REMOVE, new),
         Step(Do.ADD, closes),
@@ -154,13 +154,10 @@ def steps(
         Step(Do.REMOVE, neutral),
         Step(Do.REMOVE, ingress),
         Step(Do.REMOVE, host_hold),
-        Step(Do.DESTROY),
     )
     write = (Step(Do.WRITE_TABLES),) if writes_tables else ()
     return tuple(
-        step
-        for step in (*before, *write, *after)
-        if step.names or step.do in (Do.CREATE, Do.WRITE_TABLES, Do.DESTROY)
+        step for step in (*before, *write, *after) if step.names or step.do is Do.WRITE_TABLES
     )
 
 

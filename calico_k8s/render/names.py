@@ -86,6 +86,11 @@ def is_telling(chain: str) -> bool:
     return _TELLING.match(chain) is not None
 
 
+def ipset_version(name: IpsetName) -> Version:
+    """The family that a set of ours is of."""
+    return 4 if name.startswith(IPSET_PREFIXES[4]) else 6
+
+
 def ipset_name(ipset: IpsetId, version: Version) -> IpsetName:
     """The set of a rule's peers, in one family."""
     return IpsetName(_fit(f"{IPSET_PREFIXES[version]}s-", ipset, IPSET_NAME_MAX))
