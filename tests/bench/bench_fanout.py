@@ -51,7 +51,8 @@ class Costs(NamedTuple):
     agents_s: float
     etcd_s: float
     proxies_s: float
-    received: int
+    received: Mapping[str, int]
+    """By connection."""
 
 
 def write(store: Store, items: Mapping[Key, Value | None]) -> int:
@@ -127,7 +128,7 @@ class Site(NamedTuple):
             sum(_processor_s(each.pid) for each in self.agents.processes),
             _processor_s(self.cluster.members[0].pid),
             sum(map(_processor_s, self.processes)),
-            sum(_received(each.pid) for each in self.agents.processes),
+            _received({each.pid for each in self.agents.processes}),
         )
 
 
@@ -141,14 +142,17 @@ def _memory_mb(pid: int) -> float:
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
-def _received(pid: int) -> int:
-    """Bytes that a process' connections have received."""
-    shown = subprocess.run(
-        ["ss", "-tinpHO", "state", "established"], capture_output=True, text=True, check=True
-    ).stdout
-    lines = (line for line in shown.splitlines() if f"pid={pid}," in line)
-    words = (word for line in lines for word in line.split())
-    return sum(int(w.partition(":")[2]) for w in words if w.startswith("bytes_received:"))
+def _received(pids: set[int]) -> dict[str, int]:
+    """Bytes that each connection of these processes has received."""
+    command = ("ss", "-tinpHO", "state", "established")
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found: dict[str, int] = {}
+    for line in shown.splitlines():
+        pid = line.partition("pid=")[2].partition(",")[0]
+        count = line.partition("bytes_received:")[2].partition(" ")[0]
+        if pid.isdecimal() and int(pid) in pids and count:
+            found[line.split()[2]] = int(count)
+    return found
 
 
 def bench_changes(site: Site, changes: int) -> Iterator[Figure]:
@@ -182,7 +186,9 @@ def bench_changes(site: Site, changes: int) -> Iterator[Figure]:
     ):
         spent_ms = spent_s * 1000 / changes
         yield Figure(f"{name} processor time for a change", spent_ms, spent_ms)
-    size = (after.received - before.received) / changes / len(everyone)
+    stayed = before.received.keys() & after.received.keys()
+    grown = sum(after.received[each] - before.received[each] for each in stayed)
+    size = grown / changes / len(everyone)
     yield Figure("an agent receives for a change", size, size, unit="B")
 
 
@@ -218,7 +224,7 @@ def bench(agents: int, proxies: int, changes: int) -> Iterator[Figure]:
         yield Figure(f"{agents} agents: all started", took_s, took_s, unit="s")
         for name, value, unit in (
             ("an agent's processor time to start", costs.agents_s / agents, "s"),
-            ("an agent reads to start", costs.received / agents / 1e6, "MB"),
+            ("an agent reads to start", sum(costs.received.values()) / agents / 1e6, "MB"),
             ("etcd's processor time for a start", costs.etcd_s / agents, "s"),
             ("an agent's memory", crowd.memory_mb, "MB"),
         ):

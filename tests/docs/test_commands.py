@@ -19,6 +19,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 CLUSTER_COMMANDS = (
     "docker build -f manifests/Dockerfile -t registry.example.org/calico-k8s:0.1.0 .",
     "kubectl label node node-1 node-2 node-3 calico-k8s.io/etcd=",
+    "kubectl label node node-4 node-5 calico-k8s.io/etcd-proxy=",
     "$EDITOR manifests/policy-only/kustomization.yaml",
     "kubectl apply -k manifests/policy-only",
     "kubectl apply -k manifests/clean",

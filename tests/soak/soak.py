@@ -251,7 +251,8 @@ def plot(samples: Sequence[Sample], file: Path) -> None:
         place.set_ylabel(name)
         place.set_ylim(bottom=0)
     place.set_xlabel("minutes")
-    drawing.savefig(file)
+    drawing.savefig(file, metadata={"Date": None})
+    file.write_text("".join(f"{line.rstrip()}\n" for line in file.read_text().splitlines()))
 
 
 def main() -> int:
