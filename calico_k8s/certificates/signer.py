@@ -262,8 +262,7 @@ class Signer:
             decision = decide(request.spec, self._options.rules, nodes)
             if isinstance(decision, Granted) and not _is_of_use(decision, users):
                 decision = Undecided(
-                    f"etcd does not know {decision.subject.common_name or READER} yet:"
-                    f" {users.problem or 'soon'}"
+                    f"etcd does not know {_user_of(decision)} yet: {users.problem or 'soon'}"
                 )
             try:
                 self._answer(request, decision, authority, waiting)
@@ -343,9 +342,12 @@ class Signer:
 
 
 def _is_of_use(granted: Granted, users: UserKeeper) -> bool:
-    if granted.holder is Holder.MEMBER:
-        return True
-    return users.is_known(READER if granted.holder is Holder.PROXY else granted.subject.common_name)
+    return granted.holder is Holder.MEMBER or users.is_known(_user_of(granted))
+
+
+def _user_of(granted: Granted) -> str:
+    """As whom etcd serves who holds this; a proxy's certificate names nobody."""
+    return READER if granted.holder is Holder.PROXY else granted.subject.common_name
 
 
 def _internal(node: Node) -> frozenset[Address]:

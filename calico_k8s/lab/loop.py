@@ -169,7 +169,7 @@ class Loop:
         try:
             while not self._is_stopping:
                 self._turn()
-        except BaseException as error:
+        except BaseException as error:  # whoever waits for the loop is told, whatever ended it
             self._failure = error
             raise
 

@@ -73,7 +73,7 @@ class Prober:
             for node in plan.nodes if plan.node_listen else ():
                 place = place_of(node.name)
                 self._loop.call(partial(self._open, place, node.addresses, plan.node_listen))
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nobody else could close it
             self.close()
             raise
 

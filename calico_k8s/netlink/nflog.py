@@ -76,7 +76,7 @@ class NflogSocket:
         self._socket = NetlinkSocket(NETLINK_NETFILTER)
         try:
             self._configure(group)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nobody else could close it
             self._socket.close()
             raise
 

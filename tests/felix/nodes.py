@@ -163,7 +163,7 @@ class Machine:
     def _run(self, agent: Agent) -> None:
         try:
             agent.run()
-        except BaseException as error:
+        except BaseException as error:  # whoever joins the thread is told, whatever ended it
             self._failure = error
             raise
 

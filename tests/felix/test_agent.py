@@ -57,16 +57,6 @@ def machine(
 
 
 @pytest.fixture
-def client(machine: Machine) -> PodSite:
-    return machine.pod("client", 10)
-
-
-@pytest.fixture
-def server(machine: Machine) -> PodSite:
-    return machine.pod("server", 11)
-
-
-@pytest.fixture
 def other(machine: Machine) -> PodSite:
     return machine.pod("other", 12)
 

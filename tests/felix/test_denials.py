@@ -44,16 +44,6 @@ def machine(
         yield machine
 
 
-@pytest.fixture
-def client(machine: Machine) -> PodSite:
-    return machine.pod("client", 10)
-
-
-@pytest.fixture
-def server(machine: Machine) -> PodSite:
-    return machine.pod("server", 11)
-
-
 def stored(client: PodSite, server: PodSite, *ingress: Rule) -> dict[Key, Value | None]:
     """The server takes what these rules say."""
     closed = rules("closed", *ingress)
