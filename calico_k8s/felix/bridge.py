@@ -204,7 +204,9 @@ class BridgeDriver:
         """
         listing = _nft("-s", "-t", "list", "table", "bridge", TABLE, may_miss=True)
         had_rules, self._has_table = self._has_rules, bool(listing)
-        self._has_rules = listing in (RULES, self._listing)
+        # From 1.0.9 on nft prints those 128 bits by the name that older ones cannot read.
+        as_written = listing.replace("icmpv6 taddr", "@th,64,128")
+        self._has_rules = as_written == RULES or listing == self._listing
         held = _held_elements() if listing else frozenset()
         drifted = self._tracker.replace_programmed(dict.fromkeys(held))
         self.needs_resync = False
