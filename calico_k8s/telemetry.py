@@ -29,7 +29,7 @@ Question = Callable[[], str | None]
 REQUEST_TIMEOUT_S = 5.0
 
 
-LATENCY_BUCKETS_S = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
+LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
 """Of what is quick where all is well: a change is to be in force after 3 ms, and 10 at most."""
 
 

@@ -118,7 +118,9 @@ class Agent:
         self._enforcer = Enforcer(self._graph, kernel.applier, kernel.versions, kernel.left)
         cut = mark_layout(self._settings.config.mark_mask).cut
         self._cutting = Cutting(cut, self._graph)
-        self.denials = DenialBook(self._graph, self._enforcer.note, time.monotonic())
+        self.denials = DenialBook(
+            self._graph, self._enforcer.note, metrics.on_denied, time.monotonic()
+        )
         self._schedule = Schedule()
         self._report = Report(identity.node, kernel.backend.value, time.time(), metrics)
         self._metrics = metrics
@@ -272,6 +274,7 @@ class Agent:
         self._attachments.find(self._wanted())
         found = self._attachments.found
         self._enforcer.configure(self._render_config(found.pod_nets))
+        self._report.note_calculated()
         start_s = time.perf_counter()
         applied = self._enforcer.carry_out(
             self._attachments.by_address, now_s, found.node_addresses

@@ -50,12 +50,20 @@ log = structlog.get_logger()
 class DenialBook:
     """The denials of one node; everything but :attr:`records` is for the agent's thread.
 
-    ``find_note`` says what a prefix means now.
+    ``find_note`` says what a prefix means now; ``count_denied`` hears of each packet once, by the
+    direction of the policy that denied it.
     """
 
-    def __init__(self, graph: Graph, find_note: Callable[[str], Note | None], now_s: float) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        find_note: Callable[[str], Note | None],
+        count_denied: Callable[[Direction, int], None],
+        now_s: float,
+    ) -> None:
         self._graph = graph
         self._find_note = find_note
+        self._count_denied = count_denied
         self._notes: dict[str, Note | None] = {}
         self._counts = DenialCounts()
         self._by_sighting: dict[Sighting, Denial] = {}
@@ -117,6 +125,7 @@ class DenialBook:
                 self._by_sighting[sighting] = msgspec.structs.replace(
                     denial, packets=denial.packets + packets, sampled=True
                 )
+                self._count(denial, packets)
         self.records = tuple(self._by_sighting.values())
 
     def take(self, now_s: float, clock_s: float) -> float | None:
@@ -191,8 +200,13 @@ class DenialBook:
         if before is not None and before.sampled:
             denial = msgspec.structs.replace(denial, sampled=True)
         self._by_sighting[sighting] = denial
+        self._count(denial, count)
         if len(self._by_sighting) > RECORDS_MAX:
             del self._by_sighting[next(iter(self._by_sighting))]
+
+    def _count(self, denial: Denial, packets: int) -> None:
+        if denial.action == ACTIONS[NoteKind.DENY]:
+            self._count_denied(Direction(denial.direction), packets)
 
     def _meaning(self, prefix: str) -> Note | None:
         note = self._notes.get(prefix) or self._find_note(prefix)

@@ -1,17 +1,17 @@
 """What Felix counts, by Prometheus' conventions: base units, ``_total``, few labels.
 
 In: what happened.  Out: a registry that :mod:`calico_k8s.telemetry` serves.  Nothing is decided
-here.  A change's way is measured from three moments on::
+here.  A change's way is measured between its moments::
 
-    reaches the controller ─► written ─► arrives here ─► in the kernel
-    └──────────────────────────── end_to_end_latency_seconds ──────┘
-                              └ delivery ┘
-                                         └──── apply_latency ──────┘
+    reaches the controller ─► written ─► arrives here ─► calculated ─► in the kernel
+    └─────────────────────────── end_to_end_latency_seconds ───────────────────────┘
+                              └ delivery ┘└─ calculation ─┘└─── kernel ────────────┘
+                                          └──────────── apply_latency ─────────────┘
 
-The last is of one clock.  The other two compare the controller's clock, whose times come with each
-write (:mod:`calico_k8s.datastore.stamp`), with this node's: they are as true as the two agree, and
-what a difference makes impossible is counted.  Batches are measured, each by its oldest change; the
-first snapshot is no change and is not.
+The last three are of one clock.  The other two compare the controller's clock, whose times come with
+each write (:mod:`calico_k8s.datastore.stamp`), with this node's: they are as true as the two agree,
+and what a difference makes impossible is counted and taken for nothing.  Batches are measured, each
+by its oldest change; the first snapshot is no change and is not.
 """
 
 import time
@@ -28,6 +28,7 @@ from calico_k8s.errors import StoreError
 from calico_k8s.felix.apply import Written
 from calico_k8s.felix.conntrack import CutResult
 from calico_k8s.felix.ipsets import Sizes
+from calico_k8s.model.resources import Direction
 from calico_k8s.model.status import ENDPOINT_STATES
 from calico_k8s.telemetry import MetricSet
 
@@ -45,6 +46,8 @@ class Metrics:
         self.registry = made.registry
         self._waiting: Arrival | None = None
         """The oldest change that is taken and not in the kernel."""
+        self._calculated_s: float | None = None
+        """When it was known what that means for this node, of the monotonic clock."""
         self._info = made.gauge("info", "1, and what this is", "version", "backend", "node")
         self._end_to_end_s = made.latency(
             "end_to_end_latency_seconds",
@@ -55,6 +58,14 @@ class Metrics:
         )
         self._apply_latency_s = made.latency(
             "apply_latency_seconds", "From a change's arrival here to its being in the kernel"
+        )
+        self._calculation_s = made.latency(
+            "calculation_latency_seconds",
+            "From a change's arrival here to its meaning for this node; a part of apply_latency",
+        )
+        self._kernel_s = made.latency(
+            "kernel_latency_seconds",
+            "From a change's meaning to its being in the kernel; the rest of apply_latency",
         )
         self._clock_behind = made.counter(
             "clock_behind_total", "Changes that arrived before they were written: clocks differ"
@@ -80,6 +91,10 @@ class Metrics:
         self._drift: dict[DriftKind, Counter] = {
             kind: drift.labels(kind) for kind in get_args(DriftKind)
         }
+        denied = made.counter(
+            "denied_packets_total", "Packets that policy denied, where `denials` is on", "direction"
+        )
+        self._denied = {each: denied.labels(each.value) for each in Direction}
         self._judged = made.counter("flows_judged_total", "Live flows judged after changes")
         self._cut = made.counter("flows_cut_total", "Live flows ended: a change denies them")
         self._restored = made.counter("flows_restored_total", "Cut flows that may live again")
@@ -138,6 +153,11 @@ class Metrics:
         self._seen.set(revision)
         self._waiting = self._waiting or first
 
+    def on_calculated(self) -> None:
+        """What was taken is calculated: what follows is the kernel's time, however often it fails."""
+        if self._waiting is not None and self._calculated_s is None:
+            self._calculated_s = time.monotonic()
+
     def on_applied(self, written: Written, duration_s: float, revision: int) -> None:
         """The kernel is as was desired."""
         self._is_enforcing.set(1)
@@ -147,10 +167,14 @@ class Metrics:
             self._rules.inc(written.lines)
             self._members.inc(written.members)
         waiting, self._waiting = self._waiting, None
+        calculated_s, self._calculated_s = self._calculated_s, None
         if waiting is None:
             return
-        waited_s = time.monotonic() - waiting.moment_s
-        self._apply_latency_s.observe(waited_s)
+        now_s = time.monotonic()
+        self._apply_latency_s.observe(now_s - waiting.moment_s)
+        if calculated_s is not None:
+            self._calculation_s.observe(calculated_s - waiting.moment_s)
+            self._kernel_s.observe(now_s - calculated_s)
         if (stamp := waiting.stamp) is None:
             return
         delivery_s = waiting.at - stamp.written
@@ -163,7 +187,7 @@ class Metrics:
     def on_begun(self, duration_s: float) -> None:
         """The kernel was as desired for the first time; what waited was no change, but the start."""
         self._start_s.set(duration_s)
-        self._waiting = None
+        self._waiting = self._calculated_s = None
 
     def on_failed(self) -> None:
         """A kernel write failed."""
@@ -173,6 +197,10 @@ class Metrics:
     def on_drift(self, kind: DriftKind, count: int) -> None:
         """Something was mended."""
         self._drift[kind].inc(count)
+
+    def on_denied(self, direction: Direction, packets: int) -> None:
+        """Packets were denied, by policy of the receiver's or the sender's."""
+        self._denied[direction].inc(packets)
 
     def on_judged(self, result: CutResult) -> None:
         """Live flows were judged."""

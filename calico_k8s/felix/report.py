@@ -69,6 +69,10 @@ class Report:
         self._seen_revision = revision
         self._metrics.on_changes(first, revision)
 
+    def note_calculated(self) -> None:
+        """It is known what these changes mean for this node."""
+        self._metrics.on_calculated()
+
     def note_stored(self, path: str, problems: tuple[str, ...]) -> None:
         """What was not understood of a stored value; nothing where it is well, or gone."""
         if problems:

@@ -115,6 +115,20 @@ class Pod:
             case other:
                 raise AssertionError(f"no such probe here: {other}")
 
+    def latencies(self, prefix: str) -> dict[str, float]:
+        """Each latency's ``name_count`` and ``name_sum``, as its only port tells whoever scrapes it."""
+        (port,) = (
+            each["containerPort"]
+            for spec in _containers(self.document)
+            for each in spec.get("ports", ())
+        )
+        host = self.machine.host
+        status, text = page(f"http://{host.address}:{port}/metrics", host)
+        assert status == 200, self.log
+        line = rf"^{prefix}_(\w+)_latency_seconds_(count|sum) (\S+)$"
+        found = re.findall(line, text, re.MULTILINE)
+        return {f"{name}_{what}": float(number) for name, what, number in found}
+
     def probes(self) -> Iterator[tuple[str, Probe]]:
         """Every probe that the pod names."""
         for container in _containers(self.document):

@@ -24,15 +24,18 @@ from calico_k8s.certificates.authority import Subject, load_certificates, new_ke
 from calico_k8s.certificates.kube import REQUESTS, file_request, read_bundle, read_request
 from calico_k8s.certificates.names import AUTHORITY_NAME
 from calico_k8s.certificates.requests import CLIENT_USAGES, SERVER_USAGES
+from calico_k8s.controller import metrics as controller_metrics
 from calico_k8s.controller.kube import KubeApi, connect
 from calico_k8s.datastore.location import TlsFiles
 from calico_k8s.errors import KubeForbidden
+from calico_k8s.felix import metrics as felix_metrics
 from calico_k8s.lab.plan import LabPod, PodId
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.names import NodeName
 from tests.cluster.controllers import wait_for
 from tests.cluster.installation import NAMESPACE, NODES, Installation, installation
 from tests.cluster.kubelet import Machine, Pod
+from tests.cluster.objects import pod_path
 from tests.cluster.sandbox import REPOSITORY, Container
 from tests.etcd.certificates import Authority
 
@@ -131,6 +134,38 @@ def test_a_pod_of_a_closed_namespace_is_enforced_on_its_node(running: Running) -
         sets = subprocess.run(["ipset", "list"], capture_output=True, text=True, check=True).stdout
     assert "10.244.1.7" in sets
     assert "shop/web" in running.command("get", "endpoints")[1]
+
+
+def test_every_part_of_a_changes_way_is_measured(running: Running) -> None:
+    """From the controller that hears of it to each node's kernel; this machine has one clock."""
+    parts = ("delivery", "calculation", "kernel", "apply", "end_to_end")
+
+    def written() -> list[float]:
+        told = (each.latencies(controller_metrics.PREFIX) for each in running.controllers)
+        return [each["write_count"] for each in told]
+
+    def measured() -> list[dict[str, float]]:
+        return [each.latencies(felix_metrics.PREFIX) for each in running.agents]
+
+    wrote_before, before = written(), measured()
+    running.site.objects.change(pod_path("shop", "web"), labels={"team": "red"})
+
+    def are_counted() -> bool:
+        return all(
+            now[f"{part}_count"] > then[f"{part}_count"]
+            for then, now in zip(before, measured(), strict=True)
+            for part in parts
+        )
+
+    wait_for(are_counted, lambda: str(measured()))
+    fewer, more = sorted(now - then for then, now in zip(wrote_before, written(), strict=True))
+    assert more >= 1, "the one that leads"
+    assert fewer == 0, "the one that waits"
+    for then, now in zip(before, measured(), strict=True):
+        took_s = {part: now[f"{part}_sum"] - then[f"{part}_sum"] for part in parts}
+        assert all(0 <= each < 30 for each in took_s.values())
+        assert took_s["calculation"] + took_s["kernel"] == pytest.approx(took_s["apply"], abs=1e-6)
+        assert took_s["end_to_end"] > took_s["apply"]
 
 
 def test_no_node_holds_anything_but_what_it_should(running: Running) -> None:

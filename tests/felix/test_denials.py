@@ -29,6 +29,9 @@ from tests.felix.nodes import (
     until,
 )
 from tests.namespaces import Namespace
+from tests.test_telemetry import ask as ask_page
+
+METRICS_PORT = 9095
 
 pytestmark = pytest.mark.kernel
 
@@ -153,7 +156,7 @@ def test_a_flood_is_told_in_part_and_counted_whole(
     machine: Machine, client: PodSite, server: PodSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("calico_k8s.felix.agent.COUNT_AFTER_S", 0.5)
-    machine.start(denials="on")
+    machine.start(metrics_port=METRICS_PORT, denials="on")
     machine.settle(stored(client, server, allow()))
     flood, one = 5000, 1
     with client.namespace, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
@@ -164,3 +167,7 @@ def test_a_flood_is_told_in_part_and_counted_whole(
     assert until(lambda: {(d.port, d.packets, d.sampled) for d in told(machine)} == expected, 20), (
         told(machine)
     )
+    counted = "calico_k8s_felix_denied_packets_total"
+    told_too = ask_page(METRICS_PORT, "/metrics")[1]
+    assert f'\n{counted}{{direction="ingress"}} {flood + one}.0\n' in told_too
+    assert f'\n{counted}{{direction="egress"}} 0.0\n' in told_too

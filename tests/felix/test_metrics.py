@@ -68,9 +68,13 @@ def test_a_change_is_measured_from_each_of_its_moments(metrics: Metrics) -> None
     stamp = Stamp(written=now - 2.5, changed=now - 3.0)
     metrics.on_changes(Arrival(now_s - 0.5, now - 0.5, stamp), 7)
     assert value(metrics, "oldest_change_seconds") == pytest.approx(0.5, abs=0.2)
+    metrics.on_calculated()
     metrics.on_applied(Written(lines=2, members=3), 0.004, 7)
     assert latency(metrics, "delivery") == pytest.approx(2.0)
     assert latency(metrics, "apply") == pytest.approx(0.5, abs=0.2)
+    assert latency(metrics, "calculation") == pytest.approx(0.5, abs=0.2)
+    parts = latency(metrics, "calculation") + latency(metrics, "kernel")
+    assert parts == pytest.approx(latency(metrics, "apply"))
     assert latency(metrics, "end_to_end") == pytest.approx(3.0, abs=0.2)
     assert value(metrics, "oldest_change_seconds") == 0
     assert value(metrics, "datastore_revision_reached") == 7
@@ -84,12 +88,17 @@ def test_a_change_is_measured_from_each_of_its_moments(metrics: Metrics) -> None
 def test_what_fails_waits_on_from_its_first_arrival(metrics: Metrics) -> None:
     now_s = time.monotonic()
     metrics.on_changes(Arrival(now_s - 2.0, time.time()), 7)
+    metrics.on_calculated()
+    time.sleep(0.02)
     metrics.on_failed()
     assert value(metrics, "enforcing") == 0
     metrics.on_changes(Arrival(now_s, time.time()), 8)
+    metrics.on_calculated()
     assert value(metrics, "oldest_change_seconds") == pytest.approx(2.0, abs=0.3)
     metrics.on_applied(Written(lines=1), 0.001, 8)
     assert latency(metrics, "apply") == pytest.approx(2.0, abs=0.3)
+    assert latency(metrics, "calculation") == pytest.approx(2.0, abs=0.3)
+    assert latency(metrics, "kernel") >= 0.02, "a failure is the kernel's time, tried again or not"
     assert measured(metrics, "delivery") == 0, "without a stamp nobody knows"
     assert (value(metrics, "enforcing"), value(metrics, "apply_errors_total")) == (1, 1)
 
@@ -105,9 +114,10 @@ def test_a_clock_that_is_behind_is_counted_and_shortens_nothing(metrics: Metrics
 
 def test_the_start_is_no_change(metrics: Metrics) -> None:
     metrics.on_changes(Arrival(time.monotonic() - 60, time.time()), 7)
+    metrics.on_calculated()
     metrics.on_begun(61.0)
     metrics.on_applied(Written(lines=1), 0.1, 7)
-    assert measured(metrics, "apply") == 0
+    assert [measured(metrics, name) for name in ("apply", "calculation", "kernel")] == [0, 0, 0]
     assert value(metrics, "start_duration_seconds") == 61
 
 
