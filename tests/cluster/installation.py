@@ -104,12 +104,13 @@ def refuse_at_the_door(file: Path) -> None:
 
 
 def read_through_proxies(file: Path, *nodes: LabNode) -> None:
-    """Takes the component of etcd's proxies into an overlay, as its own comments say."""
+    """Takes etcd's proxies and the dashboard into an overlay, as its own comments say."""
     text = file.read_text()
     (literal,) = (line for line in text.splitlines() if "# - etcd-proxies=" in line)
     proxies = ",".join(f"{node.addresses[0]}:12378" for node in nodes)
     taken = f"{literal.partition('#')[0]}- etcd-proxies={proxies}"
-    text = text.replace(literal, taken).replace("images:\n", "components: [../proxies]\nimages:\n")
+    components = "components: [../proxies, ../dashboard]"
+    text = text.replace(literal, taken).replace("images:\n", f"{components}\nimages:\n")
     file.write_text(text)
 
 

@@ -168,6 +168,13 @@ def test_every_part_of_a_changes_way_is_measured(running: Running) -> None:
         assert took_s["end_to_end"] > took_s["apply"]
 
 
+def test_grafanas_sidecar_finds_the_dashboard(running: Running) -> None:
+    path = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+    found = json.loads(running.site.objects.api.get(path, {"labelSelector": "grafana_dashboard=1"}))
+    ((name, text),) = found["items"][0]["data"].items()
+    assert (name, json.loads(text)["uid"]) == ("calico-k8s.json", "calico-k8s")
+
+
 def test_no_node_holds_anything_but_what_it_should(running: Running) -> None:
     for agent in running.agents:
         code, said = agent["felix"].run(["calico-k8s", "felix", "drift"])
