@@ -21,6 +21,7 @@ from calico_k8s.model.keys import Key
 from calico_k8s.model.names import NodeName
 from calico_k8s.model.resources import Value
 from calico_k8s.model.status import StoredStatus, status_path
+from tests.bench.costs import processor_s, resident_mb
 from tests.bench.stamped import StampedFlow
 from tests.namespaces import Namespace, ip, new_namespace, run
 
@@ -148,24 +149,23 @@ class Felix:
             time.sleep(0.002)
         raise SystemExit((self._folder / "log").read_text())
 
+    @property
+    def pid(self) -> int:
+        """Of the process, which runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def cpu_s(self) -> float:
         """CPU of the process so far."""
-        fields = self._proc("stat").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return processor_s(self.pid)
 
     def resident_mb(self, field: str = "VmRSS") -> float:
         """Memory of the process; ``VmHWM`` is the most that it has had."""
-        line = next(each for each in self._proc("status").splitlines() if field in each)
-        return int(line.split()[1]) / 1024
+        return resident_mb(self.pid, field)
 
     def descriptors(self) -> int:
         """Open files of the process."""
-        assert self._process is not None
-        return sum(1 for _ in Path(f"/proc/{self._process.pid}/fd").iterdir())
-
-    def _proc(self, name: str) -> str:
-        assert self._process is not None
-        return Path(f"/proc/{self._process.pid}/{name}").read_text()
+        return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
 
     def commands(self) -> int:
         """How many programs of iptables, ipset and nft it has started."""

@@ -1,14 +1,12 @@
 """What the controller costs on a real API server and etcd, each beside its floor.
 
-In comes nothing; out go: a start with 10,000 pods, beside the same list as bytes that nobody
-decodes; changes of pods while others change, beside the rate at which the API server takes them
-from four writers, and at a given rate from a watch that repeats them; and a label's way from the API server's answer to the datastore, beside a bare
-watch of the API server.
+In comes nothing; out go: a start with 10,000 pods, beside a Python that reads the same list as bytes
+and decodes nothing; a thousand changes in twenty seconds, beside a bare watch of the API server;
+changes as fast as four writers have them, and at a given rate from a watch that repeats them; and a
+label's way from the API server's answer to the datastore, beside a bare watch and a bare etcd.
 """
 
 import multiprocessing
-import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,11 +17,16 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from calico_k8s.controller.kube import KubeApi, Query, connect
+import msgspec
+
+from calico_k8s.controller.kube import Query, connect
 from calico_k8s.datastore.factory import open_store
 from calico_k8s.datastore.store import Store
 from calico_k8s.errors import KubeUnavailable
 from calico_k8s.model import keys
+from tests.bench.costs import processor_s, resident_mb
+from tests.bench.figure import Figure, Floor, report, summary
+from tests.bench.floors import watch_floor
 from tests.bench.replay import replay
 from tests.cluster.objects import KubeObjects, pod_path
 from tests.cluster.servers import ApiServer, api_server
@@ -33,7 +36,8 @@ PODS = 10_000
 NAMESPACES = 100
 WRITERS = 4
 CHANGES = 5_000
-RATE = 1_000
+SPREAD, SPREAD_S = 1_000, 20.0
+RATE = 2_000
 LATENCIES = 500
 PAUSE_S = 0.01
 
@@ -109,56 +113,85 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
         time.sleep(0.005)
 
 
-def resident_mb(process: subprocess.Popen[bytes], field: str) -> float:
-    """Memory now (VmRSS), or the most there was (VmHWM)."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    (line,) = (line for line in status.splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
+_READING = """
+import sys, time
+from pathlib import Path
+from calico_k8s.controller.kube import connect
+api, rest, size = connect(sys.argv[1]), "", 0
+while True:
+    page = api.get("/api/v1/pods", {"limit": 500} | ({"continue": rest} if rest else {}))
+    size += len(page)
+    _, found, tail = page[:2000].partition(b'"continue":"')
+    rest = tail.partition(b'"')[0].decode() if found else ""
+    if not rest:
+        break
+peak_kb = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]
+print(time.monotonic_ns(), peak_kb, size)
+api.close()
+"""
+
+_WATCHING = """
+import sys
+from calico_k8s.controller.kube import connect
+print("watches", flush=True)
+query = {"watch": "true", "resourceVersion": "0", "timeoutSeconds": 600}
+for line in connect(sys.argv[1]).follow("/api/v1/pods", query, 600):
+    pass
+"""
+
+
+def reading_floor(kubeconfig: Path) -> tuple[float, float]:
+    """Seconds and megabytes of a process that only reads all pods, in pages, as bytes."""
+    start_ns = time.monotonic_ns()
+    command = (sys.executable, "-c", _READING, str(kubeconfig))
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    end_ns, peak_kb, size = map(int, done.stdout.split())
+    print(f"({size / 1e6:.0f} MB of pods)")
+    return (end_ns - start_ns) / 1e9, peak_kb / 1024
 
 
 def bench_start(server: ApiServer, url: str, store: Store) -> None:
     """From the process' start until the datastore is ready and complete."""
-    with closing(connect(str(server.kubeconfig()))) as api:
-        started_s = time.perf_counter()
-        size = len(read_pages(api))
-        floor_s = time.perf_counter() - started_s
+    floor_s, floor_mb = reading_floor(server.kubeconfig())
     started_s = time.perf_counter()
     with controller(server.kubeconfig(), url) as process:
         wait_for(lambda: store.get("/v1/Ready") is not None)
         duration_s = time.perf_counter() - started_s
         entries = store.read("/v1/host/").entries
         assert sum("/workload/" in entry.key for entry in entries) == PODS
-        print(
-            f"start, {PODS} pods to etcd: {duration_s:.2f} s (budget 5), {resident_mb(process, 'VmHWM'):.0f}"
-            f" MB at most, {resident_mb(process, 'VmRSS'):.0f} MB then (budget 200)"
-            f"   floor: {size / 1e6:.0f} MB of pods read in pages of 500, not decoded: {floor_s:.2f} s"
-        )
-    started_s = time.perf_counter()
+        peak_mb = resident_mb(process.pid, "VmHWM")
+        now_mb = f"{resident_mb(process.pid):.0f} MB then"
+    name, did = f"controller, {PODS} pods", "pods read, not decoded"
+    report(Figure(f"{name}: start to etcd", duration_s, 0, Floor(did, floor_s), "s", goal=5))
+    memory = Figure(f"{name}: resident", peak_mb, 0, Floor(did, floor_mb), "MB", goal=150)
+    report(msgspec.structs.replace(memory, more=now_mb))
     before = store.get("/v1/leader")
     with controller(server.kubeconfig(), url) as process:
         wait_for(lambda: store.get("/v1/leader") != before)
         time.sleep(6)
-        print(f"start, nothing to write: {processor_s(process):.2f} s of processor in all")
+        print(f"start, nothing to write: {processor_s(process.pid):.2f} s of processor in all")
 
 
-def processor_s(process: subprocess.Popen[bytes]) -> float:
-    """Seconds that a process has computed."""
-    ticks = Path(f"/proc/{process.pid}/stat").read_text().split()[13:15]
-    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
-
-
-def read_pages(api: KubeApi) -> bytes:
-    """All pods, as bytes."""
-    body, rest = b"", ""
-    while True:
-        query = {"limit": 500} | ({"continue": rest} if rest else {})
-        page = api.get("/api/v1/pods", query)
-        body += page
-        head = page[:2000]
-        _, found, tail = head.partition(b'"continue":"')
-        rest = tail.partition(b'"')[0].decode() if found else ""
-        if not rest:
-            return body
+def bench_spread(server: ApiServer, url: str) -> None:
+    """A label of a thousand pods, over twenty seconds."""
+    kubeconfig = str(server.kubeconfig())
+    watching = (sys.executable, "-c", _WATCHING, kubeconfig)
+    with (
+        closing(connect(kubeconfig)) as api,
+        controller(server.kubeconfig(), url) as process,
+        subprocess.Popen(watching, stdout=subprocess.PIPE) as bare,
+    ):
+        time.sleep(8)  # both have heard of all pods
+        objects, started_s = KubeObjects(api), time.monotonic()
+        before_s, floor_s = processor_s(process.pid), processor_s(bare.pid)
+        for number in range(SPREAD):
+            time.sleep(max(0.0, started_s + number * SPREAD_S / SPREAD - time.monotonic()))
+            change(objects, number)
+        time.sleep(0.5)
+        used_s, floor_s = processor_s(process.pid) - before_s, processor_s(bare.pid) - floor_s
+        bare.kill()
+    name = f"controller, {PODS} pods: CPU of {SPREAD} changes in {SPREAD_S:.0f} s"
+    report(Figure(name, used_s, 0, Floor("bare API watch", floor_s), "s", goal=0.8))
 
 
 def change(objects: KubeObjects, number: int) -> None:
@@ -170,7 +203,7 @@ def bench_changes(server: ApiServer, url: str, store: Store) -> None:
     """Labels of pods changed by several writers at once; each must reach the datastore."""
     with controller(server.kubeconfig(), url) as process:
         time.sleep(5)
-        before_s = processor_s(process)
+        before_s = processor_s(process.pid)
         duration_s = in_parallel(change, CHANGES, server)
         started_s = time.perf_counter()
         path = f"/v1/host/node-1/workload/k8s/{'.'.join(names(CHANGES - 1))}/endpoint/eth0"
@@ -181,7 +214,7 @@ def bench_changes(server: ApiServer, url: str, store: Store) -> None:
 
         wait_for(has_arrived)
         lag_s = time.perf_counter() - started_s
-        used_s = processor_s(process) - before_s
+        used_s = processor_s(process.pid) - before_s
         print(
             f"changes: {CHANGES} in {duration_s:.1f} s by {WRITERS} writers, {CHANGES / duration_s:.0f}/s,"
             f" as fast as this API server takes them; the last in the datastore {lag_s * 1000:.0f} ms after its"
@@ -191,7 +224,7 @@ def bench_changes(server: ApiServer, url: str, store: Store) -> None:
 
 
 def bench_sustained(server: ApiServer, url: str, store: Store, folder: Path) -> None:
-    """A label of each pod, 1,000 a second: faster than an API server on this machine says them."""
+    """A label of each pod, at a given rate: faster than an API server on this machine says them."""
     label = "sustained"
     wanted = f'"bench":"{label}"'.encode()
     with (
@@ -201,7 +234,7 @@ def bench_sustained(server: ApiServer, url: str, store: Store, folder: Path) -> 
         before = store.get("/v1/leader")
         wait_for(lambda: store.get("/v1/leader") != before)
         time.sleep(6)
-        before_s = processor_s(process)
+        before_s = processor_s(process.pid)
         duration_s, count = feed.play()
         said_s = time.perf_counter()
 
@@ -211,12 +244,16 @@ def bench_sustained(server: ApiServer, url: str, store: Store, folder: Path) -> 
 
         behind = missing()
         wait_for(lambda: not missing())
-        used_s = processor_s(process) - before_s
-        print(
-            f"sustained: {count / duration_s:.0f} changes a second (wanted {RATE}) for {duration_s:.1f} s;"
-            f" {behind} not yet stored when the last was said, all {time.perf_counter() - said_s:.2f} s"
-            f" later; {used_s * 1e6 / count:.0f} us of processor each"
-        )
+        used_s = processor_s(process.pid) - before_s
+        later_s = time.perf_counter() - said_s
+    kept, said = count / (duration_s + later_s), count / duration_s
+    more = (
+        f"{behind} not yet stored when the last was said, all {later_s:.2f} s later;"
+        f" {used_s * 1e6 / count:.0f} us of processor each"
+    )
+    name = f"controller, {PODS} pods: changes stored"
+    figure = Figure(name, kept, 0, Floor("changes said by the watch", said), "/s", better="more")
+    report(msgspec.structs.replace(figure, goal=RATE, more=more))
 
 
 def latencies(
@@ -250,18 +287,6 @@ def bench_label(raw: bytes) -> str:
     return raw.partition(b'"bench":"')[2].partition(b'"')[0].decode()
 
 
-def report(name: str, times: list[float], floor: list[float]) -> None:
-    """One line."""
-    ours, bare = (
-        (statistics.median(each) * 1000, sorted(each)[int(len(each) * 0.99)] * 1000)
-        for each in (times, floor)
-    )
-    print(
-        f"{name}: median {ours[0]:.2f} p99 {ours[1]:.2f} ms"
-        f"   floor, a bare watch of the API server: {bare[0]:.2f} {bare[1]:.2f} ms"
-    )
-
-
 def bench_latency(server: ApiServer, url: str, store: Store) -> None:
     """One label at a time, at a quiet moment."""
     with closing(connect(str(server.kubeconfig()))) as api, controller(server.kubeconfig(), url):
@@ -280,8 +305,17 @@ def bench_latency(server: ApiServer, url: str, store: Store) -> None:
                 for change in batch.changes:
                     on_arrival(bench_label(change.value or b""))
 
-        floor = latencies(objects, bare)
-        report("a label: answer to datastore's watcher", latencies(objects, stored), floor)
+        watch = in_ms(latencies(objects, bare))
+        hop = watch_floor(url)
+        floor = [max(0.0, part) for part in map(sum, zip(watch, hop[1:], strict=True))]
+        took = in_ms(latencies(objects, stored))
+    name = "a label: API's answer to datastore's watcher"
+    report(Figure(name, *took, Floor(f"bare API watch + {hop.name}", *floor)))
+
+
+def in_ms(times_s: list[float]) -> tuple[float, float]:
+    """Median and 99th percentile."""
+    return summary([each * 1000 for each in times_s])
 
 
 def main() -> None:
@@ -295,6 +329,7 @@ def main() -> None:
         fill(server)
         bench_start(server, etcd.url(), store)
         bench_latency(server, etcd.url(), store)
+        bench_spread(server, etcd.url())
         bench_changes(server, etcd.url(), store)
         bench_sustained(server, etcd.url(), store, Path(folder))
 

@@ -23,6 +23,7 @@ from calico_k8s.felix.iptables.programs import Backend
 from calico_k8s.felix.kernel import AnyBackend, Native, parse_backend
 from calico_k8s.render.endpoints import Attachment
 from calico_k8s.render.tables import WORKLOAD_LINK_GROUP, Table
+from tests.bench.figure import Figure, Floor, record
 from tests.namespaces import Namespace, ip, new_namespace, run
 from tests.render.kernels import ipset_text, ipsets, restore_text, write_native
 from tests.render.states import (
@@ -44,7 +45,19 @@ from tests.render.states import (
 GROUPS, ENDPOINTS = 100, 1000
 PORT = 8080
 CLIENT, SERVER, GATEWAY = "10.65.0.1", "10.65.0.2", "169.254.1.1"
+NOTHING, FLOOR = "no rule, no conntrack", "floor"
+OURS = ("100 groups of annotations", "100 groups each direction")
+RATE_GOAL, P50_GOAL_US = 0.92, 35
 ESTABLISHED = "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+
+
+class Cost(NamedTuple):
+    """What ``connect_bench`` prints of a path."""
+
+    cpu_ns: int
+    wall_ns: int
+    connects: int
+    p50_ns: int
 
 
 class RoutedPath(NamedTuple):
@@ -149,14 +162,29 @@ def compare(
                 load()
         ends = [end.path for path in paths for end in (path.client, path.server)]
         output = run(str(program), str(int(seconds * 1000)), SERVER, str(PORT), *ends)
-    figures = [[int(word) for word in line.split()] for line in output.splitlines()]
-    base = figures[[*loads].index("floor")]
-    for name, (cpu, wall, count) in zip(loads, figures, strict=True):
+    lines = (map(int, line.split()) for line in output.splitlines())
+    costs = dict(zip(loads, map(Cost._make, lines), strict=True))
+    base = costs[FLOOR]
+    for name, cost in costs.items():
         print(
-            f"{backend:7} {name:34} {cpu / 1000:7.2f} {wall / 1000:7.2f} us"
-            f"   {base[0] / cpu:5.3f} {base[1] / wall:5.3f}   {count:8}",
+            f"{backend:8} {name:34} {cost.cpu_ns / 1000:7.2f} {cost.wall_ns / 1000:7.2f} us"
+            f"   {base.cpu_ns / cost.cpu_ns:5.3f} {base.wall_ns / cost.wall_ns:5.3f}"
+            f"   {cost.connects:8} {cost.p50_ns / 1000:7.2f} us",
             flush=True,
         )
+    for name in (each for each in OURS if each in costs):
+        keep(f"{backend}: {name}", costs[name], base, costs[NOTHING])
+
+
+def keep(name: str, ours: Cost, base: Cost, nothing: Cost) -> None:
+    """What is compared with earlier runs: the rate, and a single call."""
+    rate, base_rate = 1e9 / ours.cpu_ns, 1e9 / base.cpu_ns
+    floor = Floor("conntrack accept only", base_rate)
+    goal = round(RATE_GOAL * base_rate)
+    record(Figure(f"{name}: TCP connects", rate, 0, floor, unit="/s", goal=goal, better="more"))
+    floor = Floor("no rules", nothing.p50_ns / 1000)
+    p50_us = ours.p50_ns / 1000
+    record(Figure(f"{name}: connect p50", p50_us, 0, floor, unit="us", goal=P50_GOAL_US))
 
 
 def bench(program: Path, backend: Backend, seconds: float) -> None:
@@ -166,29 +194,30 @@ def bench(program: Path, backend: Backend, seconds: float) -> None:
     open_sets = ipset_text(ipsets(annotations), 4)
     made, both = tables(annotations, 4), tables(policies, 4)
     loads: dict[str, Callable[[], None]] = {
-        "no rule, no conntrack": lambda: None,
-        "floor": lambda: floor(backend),
-        "100 groups of annotations": lambda: driven(backend, made),
+        NOTHING: lambda: None,
+        FLOOR: lambda: floor(backend),
+        OURS[0]: lambda: driven(backend, made),
         "the same, rules alone": lambda: bare(backend, *map(restore_text, made)),
         "the same, every rule commented": lambda: bare(backend, *map(commented, made)),
     }
     compare(program, backend, seconds, loads, open_sets)
     loads = {
-        "floor": lambda: floor(backend),
-        "100 groups each direction": lambda: driven(backend, both),
+        NOTHING: lambda: None,
+        FLOOR: lambda: floor(backend),
+        OURS[1]: lambda: driven(backend, both),
         "the same, rules alone": lambda: bare(backend, *map(restore_text, both)),
     }
-    compare(program, backend, seconds * 3 / 5, loads, sets)
+    compare(program, backend, seconds * 4 / 5, loads, sets)
 
 
 def bench_native(program: Path, seconds: float) -> None:
     """The same of the native tables, which have their sets in them."""
     annotations, policies = state("annotations"), state("policies")
     loads: dict[str, Callable[[], None]] = {
-        "no rule, no conntrack": lambda: None,
-        "floor": lambda: floor(Backend.NFT),
-        "100 groups of annotations": lambda: native(annotations),
-        "100 groups each direction": lambda: native(policies),
+        NOTHING: lambda: None,
+        FLOOR: lambda: floor(Backend.NFT),
+        OURS[0]: lambda: native(annotations),
+        OURS[1]: lambda: native(policies),
     }
     compare(program, Native.NFTABLES, seconds, loads, "")
 
@@ -202,7 +231,7 @@ def main(arguments: list[str]) -> int:
     """Compile, then each backend."""
     seconds = float(arguments[0]) if arguments else 12.0
     backends = [parse_backend(name) for name in arguments[1:]] or [*Backend, *Native]
-    print(f"{'':42} {'cpu':>7} {'wall':>7}      to the floor   connects")
+    print(f"{'':43} {'cpu':>7} {'wall':>7}      to the floor   connects     p50")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XTABLES_LOCKFILE"] = str(Path(folder, "lock"))
         program = Path(folder, "connect_bench")

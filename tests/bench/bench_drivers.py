@@ -30,6 +30,7 @@ from calico_k8s.render.tables import (
     RuleText,
     Table,
 )
+from tests.bench.figure import Figure, Floor, record
 from tests.namespaces import new_namespace, run
 
 ROUNDS = 20
@@ -59,6 +60,7 @@ def report(name: str, work: Work, floor_name: str, floor: Work, rounds: int = RO
         f"{name:42} {best:8.3f} {median:8.3f} ms   {floor_name:34} {floor_best:8.3f}"
         f" {floor_median:8.3f} ms   {best / floor_best:5.2f}"
     )
+    record(Figure(name, median, 0, Floor(floor_name, floor_median)))
 
 
 def bench_ipsets() -> None:

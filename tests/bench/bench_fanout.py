@@ -3,14 +3,13 @@
 Real: an etcd, its grpc-proxies, and of each agent the process, the syncer and the calculation over
 the large cluster of ``workload.py``; only the kernel is left out.  Everything shares this machine's
 processors, which bound it: the bound of the same run is agents x processor time of each for a change
-/ processors + 10 ms.  Floor: one watcher of the same etcd.
+/ processors + 10 ms.  Floor: a put to one watcher of the same etcd by bare gRPC.
 
-Arguments: ``--agents N`` (100), ``--proxies N`` (2; 0: all at etcd itself), ``--changes N``,
-``--json``.  Memory: 100 MB for each agent.
+Arguments: ``--agents N`` (100), ``--proxies N`` (2; 0: all at etcd itself), ``--changes N``.
+Memory: 100 MB for each agent.
 """
 
 import argparse
-import json
 import os
 import shutil
 import socket
@@ -29,9 +28,10 @@ from calico_k8s.datastore.store import Store, transact_in_order
 from calico_k8s.model.keys import Key
 from calico_k8s.model.resources import Value
 from tests.bench.bed import operations_of
-from tests.bench.bench_datastore import store_latencies
+from tests.bench.costs import processor_s, resident_mb
 from tests.bench.fanout_agent import REPORT
-from tests.bench.stamped import Figure, summary
+from tests.bench.figure import Figure, Floor, report, summary
+from tests.bench.floors import watch_floor
 from tests.bench.workload import LARGE, OTHER_NODES, Stored, remote_pod, turned_role
 from tests.etcd.servers import EtcdCluster, GrpcProxy, etcd_cluster, grpc_proxies
 
@@ -42,7 +42,6 @@ PATIENCE_S = 180.0
 BETWEEN_S = 0.1
 RIGHT_MS = 10.0
 """Beside the processors, for everything else."""
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Costs(NamedTuple):
@@ -106,7 +105,7 @@ class Agents:
     @property
     def memory_mb(self) -> float:
         """Resident, of a typical one."""
-        return statistics.median(_memory_mb(each.pid) for each in self.processes)
+        return statistics.median(resident_mb(each.pid) for each in self.processes)
 
 
 class Site(NamedTuple):
@@ -125,21 +124,11 @@ class Site(NamedTuple):
     def costs(self) -> Costs:
         """So far."""
         return Costs(
-            sum(_processor_s(each.pid) for each in self.agents.processes),
-            _processor_s(self.cluster.members[0].pid),
-            sum(map(_processor_s, self.processes)),
+            sum(processor_s(each.pid) for each in self.agents.processes),
+            processor_s(self.cluster.members[0].pid),
+            sum(map(processor_s, self.processes)),
             _received({each.pid for each in self.agents.processes}),
         )
-
-
-def _processor_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def _memory_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 def _received(pids: set[int]) -> dict[str, int]:
@@ -155,7 +144,7 @@ def _received(pids: set[int]) -> dict[str, int]:
     return found
 
 
-def bench_changes(site: Site, changes: int) -> Iterator[Figure]:
+def bench_changes(site: Site, changes: int, floor: Floor) -> Iterator[Figure]:
     """A pod elsewhere gets another label, and every agent calculates what that means for its own."""
     everyone = set(range(len(site.agents.processes)))
     lasts: list[float] = []
@@ -175,10 +164,10 @@ def bench_changes(site: Site, changes: int) -> Iterator[Figure]:
     after = site.costs()
     each_ms = (after.agents_s - before.agents_s) * 1000 / changes / len(everyone)
     bound_ms = len(everyone) * each_ms / (os.cpu_count() or 1) + RIGHT_MS
-    name = f"{len(everyone)} agents: write -> last"
-    bound = "bound: agents x CPU / cores + 10"
-    yield Figure(name, *summary(lasts), bound, bound_ms, bound_ms, goal=50)
-    yield Figure(f"{len(everyone)} agents: write -> half of them", *summary(typical))
+    bound = f"bound, agents x CPU / cores + 10: {bound_ms:.0f} ms"
+    name = f"{len(everyone)} agents: write -> "
+    yield Figure(f"{name}last", *summary(lasts), floor, goal=50, more=bound)
+    yield Figure(f"{name}half of them", *summary(typical), floor)
     yield Figure("an agent's processor time for a change", each_ms, each_ms)
     for name, spent_s in (
         ("etcd's", after.etcd_s - before.etcd_s),
@@ -211,8 +200,7 @@ def bench(agents: int, proxies: int, changes: int) -> Iterator[Figure]:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         cluster = stack.enter_context(etcd_cluster(folder / "etcd"))
         store = stack.enter_context(closing(open_store(cluster.url())))
-        floor = [second * 1000 for second in store_latencies(store)]
-        yield Figure("floor: a put to one watcher", *summary(floor))
+        floor = watch_floor(cluster.url())
         stored = Stored(LARGE)
         write(store, stored.items())
         running = stack.enter_context(grpc_proxies(folder, cluster, proxies))
@@ -229,7 +217,7 @@ def bench(agents: int, proxies: int, changes: int) -> Iterator[Figure]:
             ("an agent's memory", crowd.memory_mb, "MB"),
         ):
             yield Figure(name, value, value, unit=unit)
-        yield from bench_changes(site, changes)
+        yield from bench_changes(site, changes, floor)
         yield from bench_failover(site)
 
 
@@ -238,10 +226,9 @@ def main() -> None:
     parser.add_argument("--agents", type=int, default=100)
     parser.add_argument("--proxies", type=int, default=2)
     parser.add_argument("--changes", type=int, default=40)
-    parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     for figure in bench(given.agents, given.proxies, given.changes):
-        print(json.dumps(figure._asdict()) if given.json else figure, flush=True)
+        report(figure)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,19 @@
 
 A real Felix process on a node of 50 pods in a cluster of 1,000, over SQLite and a real etcd, with
 both backends.  A prober sends a datagram every 0.1 ms, each with the time it was sent; when a
-change is in force is the time of the first one that passed, or the last.  Floors, with the same
-prober: a member added to an ipset by one netlink message, and the store's own watch.
+change is in force is the time of the first one that passed, or the last.  Floor, with the same
+prober: the store's hop, and a member added to an ipset by one netlink message, without us.
 
-Needs root.  Arguments: ``--json``, ``--changes N``, then stores (sqlite, etcd) and backends
-(legacy, nft); all unless given.
+Needs root.  Arguments: ``--changes N``, then stores (sqlite, etcd) and backends (legacy, nft,
+nftables); all unless given.
 """
 
 import argparse
-import json
 import select
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -41,12 +40,11 @@ from calico_k8s.model.resources import (
     Value,
     WorkloadEndpoint,
 )
-from calico_k8s.netlink.ipset import Edit, IpsetSocket, MemberCommand
-from calico_k8s.render.tables import IpsetName, KernelIpset, KernelMember
 from tests.bench.bed import NODE, OWN, UPLINK, Bed, Felix, local_address, remote_address, write
-from tests.bench.stamped import PATIENCE_S, PORT, Figure, summary
+from tests.bench.figure import Figure, Floor, report, summary
+from tests.bench.floors import convergence_floor
+from tests.bench.stamped import PATIENCE_S, PORT
 from tests.etcd.servers import etcd_cluster
-from tests.namespaces import run
 
 ELSEWHERE = NodeName("elsewhere")
 BACKENDS = ("legacy", "nft", "nftables")
@@ -136,34 +134,6 @@ def watch_floor(store: Store, changes: int) -> list[float]:
     return times
 
 
-def ipset_floor(bed: Bed, changes: int) -> list[float]:
-    """From just before a netlink message to a verdict: a member of a set that one rule asks."""
-    ipset = KernelIpset(IpsetName("floor"), "hash:net", 4)
-    member = [KernelMember(remote_address(0))]
-    times: list[float] = []
-    with bed.node:
-        sets = IpsetSocket()
-        sets.create(ipset)
-        match = ("-m", "set", "!", "--match-set", ipset.name, "src")
-        rule = ("FORWARD", "-i", "eth0", *match, "-j", "DROP")
-        run("iptables-nft", "-A", *rule)
-    with bed.flow.sending(bed.outside, remote_address(0)):
-        time.sleep(0.3)
-        for _ in range(changes // 2):
-            start_ns = time.monotonic_ns()
-            sets.edit([Edit(ipset, MemberCommand.ADD, member)])
-            times.append(bed.flow.first_passed(start_ns))
-            start_ns = time.monotonic_ns()
-            sets.edit([Edit(ipset, MemberCommand.DELETE, member)])
-            times.append(bed.flow.last_passed(start_ns))
-    with bed.node:
-        run("iptables-nft", "-D", *rule)
-        time.sleep(0.1)
-        sets.destroy([ipset.name])
-        sets.close()
-    return times
-
-
 def alternate(
     bed: Bed, store: Store, opens: Mapping[Key, Value], closes: Mapping[Key, Value], changes: int
 ) -> list[float]:
@@ -177,10 +147,12 @@ def alternate(
     return times
 
 
-def bench(bed: Bed, store: Store, felix: Felix, where: str, changes: int) -> Iterator[Figure]:
+def bench(
+    bed: Bed, store: Store, url: str, felix: Felix, where: str, changes: int
+) -> Iterator[Figure]:
     """All figures of one store and backend."""
     write(store, cluster(STARTING_REMOTE))
-    floor = summary(ipset_floor(bed, changes))
+    floor = convergence_floor(bed, url, changes)
     watch = summary(watch_floor(store, changes))
     write(store, pod(1, "annotation1", "plain"))
     with bed.flow.sending(bed.outside, remote_address(0)):
@@ -201,7 +173,7 @@ def bench(bed: Bed, store: Store, felix: Felix, where: str, changes: int) -> Ite
         cpu_s, before = felix.cpu_s(), felix.commands()
         times = alternate(bed, store, labelled, plain, changes)
         cpu_ms = (felix.cpu_s() - cpu_s) * 1000 / changes
-        yield Figure(f"{where}: a label, to verdict", *summary(times), "ipset message", *floor)
+        yield Figure(f"{where}: a label, to verdict", *summary(times), floor)
         yield Figure(f"{where}: ... the store's watch", *watch)
         yield Figure(f"{where}: ... CPU a change", cpu_ms, 0)
         yield Figure(f"{where}: ... programs run", felix.commands() - before, 0, unit="")
@@ -213,13 +185,13 @@ def bench(bed: Bed, store: Store, felix: Felix, where: str, changes: int) -> Ite
             pod(0, "annotation0", "labelled", address=nobody),
             changes,
         )
-        yield Figure(f"{where}: an address, to verdict", *summary(times), "ipset message", *floor)
-    yield from bench_joining(bed, store, felix, where, changes)
+        yield Figure(f"{where}: an address, to verdict", *summary(times), floor)
+    yield from bench_joining(bed, store, felix, where, changes, floor)
     yield Figure(f"{where}: resident", felix.resident_mb(), 0, unit="MB")
 
 
 def bench_joining(
-    bed: Bed, store: Store, felix: Felix, where: str, changes: int
+    bed: Bed, store: Store, felix: Felix, where: str, changes: int, floor: Floor
 ) -> Iterator[Figure]:
     """A pod of this node comes and goes, in a group that others are in."""
     here = pod(1, "annotation2", "labelled", is_local=True)
@@ -229,7 +201,7 @@ def bench_joining(
         time.sleep(0.5)
         before = felix.commands()
         times = alternate(bed, store, here, away, changes)
-        yield Figure(f"{where}: a pod joins a group, to verdict", *summary(times))
+        yield Figure(f"{where}: a pod joins a group, to verdict", *summary(times), floor)
         yield Figure(f"{where}: ... programs run", felix.commands() - before, 0, unit="")
 
 
@@ -245,16 +217,14 @@ def stores(kind: str, folder: Path) -> Iterator[tuple[Store, str]]:
         yield store, servers.url()
 
 
-def main(report: Callable[[Figure], None]) -> None:
+def main() -> None:
     """Run what the arguments ask for."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--json", action="store_true")
     parser.add_argument("--changes", type=int, default=400)
     parser.add_argument("what", nargs="*")
     given = parser.parse_args()
     kinds = [kind for kind in ("sqlite", "etcd") if kind in given.what] or ["sqlite", "etcd"]
     backends = [each for each in BACKENDS if each in given.what] or [*BACKENDS]
-    figures: list[Figure] = []
     for kind in kinds:
         for backend in backends:
             with ExitStack() as stack:
@@ -264,13 +234,9 @@ def main(report: Callable[[Figure], None]) -> None:
                 store, url = stack.enter_context(stores(kind, folder))
                 felix = Felix(bed, url, backend, folder)
                 stack.callback(felix.stop)
-                for figure in bench(bed, store, felix, f"{kind} {backend}", given.changes):
-                    figures.append(figure)
-                    if not given.json:
-                        report(figure)
-    if given.json:
-        print(json.dumps([figure._asdict() for figure in figures], indent=1))
+                for figure in bench(bed, store, url, felix, f"{kind} {backend}", given.changes):
+                    report(figure)
 
 
 if __name__ == "__main__":
-    main(lambda figure: print(figure, flush=True))
+    main()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pyparsing import Regex
 
 from grammar import compile_selector, parse_policy, parse_selector
+from tests.bench.figure import Figure, Floor, record
 
 ROUNDS = 5
 STATEMENTS_PER_SECOND = 8_000
@@ -95,29 +96,28 @@ def main() -> int:
     one_token = Regex(r".*")
     floor = rate(one_token.parse_string, Texts(STATEMENTS))
     print(f"{'floor: one token by pyparsing':42} {floor:>10,.1f} texts/s")
-    results = [
-        show(
+    results = []
+    for name, parse, texts, unit, wanted in (
+        (
             "statements, one in each policy",
-            rate(parse_policy, Texts(STATEMENTS)),
-            "statements/s",
+            parse_policy,
+            STATEMENTS,
+            "statements",
             STATEMENTS_PER_SECOND,
-            at_least=True,
         ),
-        show(
+        (
             "the example of every document",
-            rate(parse_policy, Texts(STATEMENTS[:1])),
-            "statements/s",
+            parse_policy,
+            STATEMENTS[:1],
+            "statements",
             STATEMENTS_PER_SECOND,
-            at_least=True,
         ),
-        show(
-            "selectors",
-            rate(parse_selector, Texts(SELECTORS)),
-            "selectors/s",
-            SELECTORS_PER_SECOND,
-            at_least=True,
-        ),
-    ]
+        ("selectors", parse_selector, SELECTORS, "selectors", SELECTORS_PER_SECOND),
+    ):
+        value = rate(parse, Texts(texts))
+        results.append(show(name, value, f"{unit}/s", wanted, at_least=True))
+        beside = Floor("one token by pyparsing", floor)
+        record(Figure(name, value, 0, beside, unit="/s", goal=wanted, better="more"))
     shapes: list[tuple[str, Callable[[str], object], Callable[[int], str], int]] = [
         ("length of a policy", parse_policy, lambda size: "allow tcp to port 80\n" * size, 100),
         ("length of a chain", parse_selector, lambda size: "has(a) || " * size + "b == 'c'", 100),

@@ -1,21 +1,20 @@
 """What a cluster's size costs a node: a real Felix process on the clusters of ``workload.py``.
 
 A prober says, as in ``bench_felix``, when packets met the other verdict.  Floors of the same run: a
-member of an ipset by one netlink message; for the start and its memory, a Python that reads the same
-values and does nothing with them.  Processor time and bursts stand beside their goals alone.
+hop of the store and a member of an ipset by one netlink message; for the start, its memory and
+processor time, a Python that reads the same values and does nothing with them.
 
-Needs root.  Arguments: ``--json``, ``--changes N``, then sizes (small, large, together), stores
+Needs root.  Arguments: ``--changes N``, then sizes (small, large, together), stores
 (sqlite, etcd) and backends (legacy, nft, nftables); of each all but etcd unless given.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from itertools import pairwise, repeat
 from pathlib import Path
@@ -25,8 +24,13 @@ from calico_k8s.datastore.store import Store
 from calico_k8s.model.keys import Key
 from calico_k8s.model.resources import Value
 from tests.bench.bed import Bed, Felix, local_address, remote_address, write
-from tests.bench.bench_felix import BACKENDS, ipset_floor, stores
-from tests.bench.stamped import PORT, Figure, StampedFlow, summary
+from tests.bench.bench_felix import BACKENDS, stores
+from tests.bench.costs import processor_s
+from tests.bench.figure import Figure, Floor, report, summary
+from tests.bench.floors import convergence_floor
+from tests.bench.live import PORT as LIVE_PORT
+from tests.bench.live import Listener
+from tests.bench.stamped import PORT, StampedFlow
 from tests.bench.workload import (
     ALONE,
     LARGE,
@@ -42,6 +46,8 @@ from tests.bench.workload import (
 )
 
 CHANGES, SPREAD_S = 1_000, 20.0
+BURSTS = 9
+LIVES = 15
 UDP: Document = {"protocol": "UDP", "port": PORT}
 SENDER = 0
 """The remote pod that sends, of the first namespace."""
@@ -59,6 +65,20 @@ print(time.monotonic_ns(), Path("/proc/self/status").read_text().partition("VmHW
 store.close()
 """
 
+_FOLLOWING = """
+import sys
+from calico_k8s.datastore.factory import open_store
+from calico_k8s.model import codec, keys
+store = open_store(sys.argv[1])
+watcher = store.watch(keys.V1, store.read(keys.V1).revision)
+print("follows", flush=True)
+for batch in watcher:
+    for change in batch.changes:
+        key = keys.parse_path(change.key)
+        if key is not None and change.value is not None:
+            codec.decode(key, change.value)
+"""
+
 Items = Mapping[Key, Value | None]
 
 
@@ -72,6 +92,7 @@ class Goals(NamedTuple):
     policy_ms: float = 10
     cpu_s: float = 0.8
     burst_ms: float = 100
+    live_ms: float = 50
 
 
 GOALS = {"small": Goals(600, 80), "large": Goals(1200, 120), "together": Goals(600, 80)}
@@ -84,6 +105,7 @@ class Setting(NamedTuple):
     stored: Stored
     bed: Bed
     store: Store
+    url: str
     felix: Felix
     changes: int
     where: str
@@ -92,14 +114,10 @@ class Setting(NamedTuple):
     def goals(self) -> Goals:
         return GOALS[self.size.name]
 
-    def figure(
-        self, what: str, times: list[float], goal: float, floor: tuple[float, float]
-    ) -> Figure:
+    def figure(self, what: str, times: list[float], goal: float, floor: Floor) -> Figure:
         """Times beside the floor that each has."""
-        ordered = sorted(times)
-        p90 = f" (p90 {ordered[int(len(ordered) * 0.9)]:.1f})"
-        where = f"{self.where}: {what}{p90}"
-        return Figure(where, *summary(times), "ipset message", *floor, goal=goal)
+        p90 = f"p90 {sorted(times)[int(len(times) * 0.9)]:.1f}"
+        return Figure(f"{self.where}: {what}", *summary(times), floor, goal=goal, more=p90)
 
 
 def alternate(
@@ -145,24 +163,24 @@ def reading_floor(url: str) -> tuple[float, float]:
     return (end_ns - start_ns) / 1e6, peak_kb / 1024
 
 
-def bench_start(setting: Setting, url: str) -> Iterator[Figure]:
+def bench_start(setting: Setting) -> Iterator[Figure]:
     """From the process' start on an empty node to all verdicts, and again with nothing to write."""
-    floor_ms, floor_mb = reading_floor(url)
+    floor_ms, floor_mb = reading_floor(setting.url)
     where, goals, felix = setting.where, setting.goals, setting.felix
     start_ns = felix.start()
     start_ms = (felix.wait_in_sync(setting.store) - start_ns) / 1e6
-    floor = ("values read", floor_ms, floor_ms)
-    yield Figure(f"{where}: start to verdicts", start_ms, 0, *floor, goal=goals.start_ms)
+    floor = Floor("values read", floor_ms)
+    yield Figure(f"{where}: start to verdicts", start_ms, 0, floor, goal=goals.start_ms)
     peak_mb = felix.resident_mb("VmHWM")
-    floor = ("values read", floor_mb, floor_mb)
-    yield Figure(f"{where}: ... resident", peak_mb, 0, *floor, unit="MB", goal=goals.peak_mb)
+    floor = Floor("values read", floor_mb)
+    yield Figure(f"{where}: ... resident", peak_mb, 0, floor, unit="MB", goal=goals.peak_mb)
     felix.stop()
     start_ns = felix.start()
     start_ms = (felix.wait_in_sync(setting.store) - start_ns) / 1e6
     yield Figure(f"{where}: ... again, nothing to write", start_ms, 0)
 
 
-def bench_fifty(setting: Setting, floor: tuple[float, float]) -> Iterator[Figure]:
+def bench_fifty(setting: Setting, floor: Floor) -> Iterator[Figure]:
     """A policy that opens a port of fifty pods of five groups."""
     selected: Document = {
         "matchExpressions": [{"key": "app", "operator": "NotIn", "values": [ALONE]}]
@@ -175,7 +193,7 @@ def bench_fifty(setting: Setting, floor: tuple[float, float]) -> Iterator[Figure
     yield setting.figure("a policy of 50 pods", times, setting.goals.policy_ms, floor)
 
 
-def bench_changes(setting: Setting, floor: tuple[float, float]) -> Iterator[Figure]:
+def bench_changes(setting: Setting, floor: Floor) -> Iterator[Figure]:
     """A policy, a label, a pod, one after another, each there and back."""
     size, stored, flow, goals = setting.size, setting.stored, setting.bed.flow, setting.goals
     pairs = policies(setting, alone(), peer("nobody"))
@@ -202,6 +220,25 @@ def bench_changes(setting: Setting, floor: tuple[float, float]) -> Iterator[Figu
         write(setting.store, back)
 
 
+def bench_live(setting: Setting, floor: Floor) -> Iterator[Figure]:
+    """A TCP connection that talks all the time is denied: from the write to the last that arrives."""
+    port: Document = {"protocol": "TCP", "port": LIVE_PORT}
+    lets_in = setting.stored.change(new_policy(alone(), peer("caller"), port, "live"))
+    write(setting.store, lets_in)
+    calls, is_silent = sender(setting, "caller"), sender(setting, "nobody")
+    # The last pod's interface is the way back for all who listen.
+    ends = (remote_address(SENDER), local_address(setting.size.local - 1))
+    times: list[float] = []
+    with setting.bed.server:
+        listener = Listener()
+    with closing(listener):
+        for _ in range(LIVES):
+            write(setting.store, calls)
+            with closing(listener.connection(setting.bed.outside, *ends)) as connection:
+                times.append(connection.cut_ms(write(setting.store, is_silent)))
+    yield setting.figure("a live connection is cut", times, setting.goals.live_ms, floor)
+
+
 def sender(setting: Setting, role: str) -> Items:
     """What is stored when the sender takes a role."""
     return setting.stored.change(remote_pod(setting.size, SENDER, role))
@@ -217,62 +254,78 @@ def relabellings(setting: Setting, turn: int) -> list[Items]:
     ]
 
 
-def bench_many(setting: Setting) -> Iterator[Figure]:
-    """A thousand changes of pods, spread, and then as fast as the store takes them."""
-    where, felix, store, flow = setting.where, setting.felix, setting.store, setting.bed.flow
+@contextmanager
+def following(url: str) -> Iterator[int]:
+    """A process that follows the store and decodes what changes, and nothing else."""
+    command = (sys.executable, "-c", _FOLLOWING, url)
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def bench_spread(setting: Setting) -> Iterator[Figure]:
+    """A thousand changes of pods, spread."""
+    felix, store = setting.felix, setting.store
     changes = relabellings(setting, 1)
-    cpu_s, started_s = felix.cpu_s(), time.monotonic()
-    for number, items in enumerate(changes):
-        time.sleep(max(0.0, started_s + number * SPREAD_S / CHANGES - time.monotonic()))
-        write(store, items)
-    time.sleep(0.5)
-    used_s = felix.cpu_s() - cpu_s
-    yield Figure(f"{where}: CPU of 1,000 changes in 20 s", used_s, 0, unit="s", goal=0.8)
+    with following(setting.url) as pid:
+        cpu_s, floor_s, started_s = felix.cpu_s(), processor_s(pid), time.monotonic()
+        for number, items in enumerate(changes):
+            time.sleep(max(0.0, started_s + number * SPREAD_S / CHANGES - time.monotonic()))
+            write(store, items)
+        time.sleep(0.5)
+        used_s, floor_s = felix.cpu_s() - cpu_s, processor_s(pid) - floor_s
+    floor = Floor("values followed and decoded", floor_s)
+    name = f"{setting.where}: CPU of 1,000 changes in 20 s"
+    yield Figure(name, used_s, 0, floor, unit="s", goal=setting.goals.cpu_s)
+
+
+def bench_bursts(setting: Setting, floor: Floor) -> Iterator[Figure]:
+    """A thousand changes of pods as fast as the store takes them."""
+    store, flow = setting.store, setting.bed.flow
     lags_ms = []
     calls, is_silent = sender(setting, "caller"), sender(setting, "nobody")
     with flow.sending(setting.bed.outside, remote_address(SENDER)):
-        for turn in range(2, 7):
+        for turn in range(2, 2 + BURSTS):
             flow.first_passed(write(store, calls), UNSELECTED)
             for items in relabellings(setting, turn):
                 write(store, items)
             lags_ms.append(flow.last_passed(write(store, is_silent)))
-    goal = setting.goals.burst_ms
-    yield Figure(f"{where}: right after a burst of 1,000", *summary(lags_ms), goal=goal)
+    yield setting.figure("right after a burst of 1,000", lags_ms, setting.goals.burst_ms, floor)
 
 
-def bench(setting: Setting, url: str) -> Iterator[Figure]:
+def bench(setting: Setting) -> Iterator[Figure]:
     """All figures of one size, store and backend."""
-    floor = summary(ipset_floor(setting.bed, 100))
+    floor = convergence_floor(setting.bed, setting.url, 100)
     write(setting.store, setting.stored.items())
-    yield from bench_start(setting, url)
+    yield from bench_start(setting)
     time.sleep(2)  # what there is time for later is loaded
     if setting.size is TOGETHER:
         yield from bench_fifty(setting, floor)
         return
     yield from bench_changes(setting, floor)
-    yield from bench_many(setting)
-    yield Figure(f"{setting.where}: resident", setting.felix.resident_mb(), 0, unit="MB")
+    yield from bench_live(setting, floor)
+    yield from bench_spread(setting)
+    yield from bench_bursts(setting, floor)
+    yield Figure(f"{setting.where}: resident", setting.felix.resident_mb(), unit="MB")
 
 
-def main(report: Callable[[Figure], None]) -> None:
+def main() -> None:
     """Run what the arguments ask for."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--json", action="store_true")
     parser.add_argument("--changes", type=int, default=60)
     parser.add_argument("what", nargs="*")
     given = parser.parse_args()
     chosen = partial(choose, given.what)
-    figures: list[Figure] = []
     for kind in chosen(["sqlite"], ["sqlite", "etcd"]):
         for backend in chosen([*BACKENDS], [*BACKENDS]):
             for name in chosen([*GOALS], [*GOALS]):
                 size = {"small": SMALL, "large": LARGE, "together": TOGETHER}[name]
                 for figure in run_one(size, kind, backend, given.changes):
-                    figures.append(figure)
-                    if not given.json:
-                        report(figure)
-    if given.json:
-        print(json.dumps([figure._asdict() for figure in figures], indent=1))
+                    report(figure)
 
 
 def choose(given: list[str], usual: list[str], known: list[str]) -> list[str]:
@@ -292,8 +345,8 @@ def run_one(size: Size, kind: str, backend: str, changes: int) -> Iterator[Figur
         felix = Felix(bed, url, backend, folder)
         stack.callback(felix.stop)
         where = f"{size.name} {kind} {backend}"
-        yield from bench(Setting(size, Stored(size), bed, store, felix, changes, where), url)
+        yield from bench(Setting(size, Stored(size), bed, store, url, felix, changes, where))
 
 
 if __name__ == "__main__":
-    main(lambda figure: print(figure, flush=True))
+    main()

@@ -8,7 +8,7 @@
  * handshakes and everything between run in the connecting thread's own time, so the time of one
  * connection is that of its packets' way.  Turns this short let every pair meet the same
  * disturbances of a shared machine; the median over turns is what to compare.  Prints for each
- * pair "MEDIAN_CPU_NS MEDIAN_WALL_NS CONNECTIONS".
+ * pair "MEDIAN_CPU_NS MEDIAN_WALL_NS CONNECTIONS CONNECT_P50_NS", the last of single calls of connect.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -28,12 +28,15 @@
 #define BACKLOG 4096
 #define TURN_NS 4000000LL
 #define MAX_PAIRS 16
+#define STEP_NS 50
+#define STEPS 40000 /* up to 2 ms; what takes longer counts as that */
 
 struct pair {
     int client_netns;
     pid_t server;
     long long connections;
     double *cpu, *wall; /* nanoseconds a connection, of each turn */
+    long *calls;        /* how many connects took so many steps */
     int turns;
 };
 
@@ -107,7 +110,10 @@ static void take_turn(struct pair *pair, const struct addrinfo *where) {
         int fd = socket(where->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
         if (fd < 0) die("socket");
         setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+        long long before = now_ns(CLOCK_MONOTONIC);
         if (connect(fd, where->ai_addr, where->ai_addrlen) < 0) die("connect");
+        long long steps = (now_ns(CLOCK_MONOTONIC) - before) / STEP_NS;
+        pair->calls[steps < STEPS ? steps : STEPS - 1]++;
         close(fd);
         count++;
         now = now_ns(CLOCK_MONOTONIC);
@@ -128,6 +134,13 @@ static double median(double *values, int count) {
     return values[count / 2];
 }
 
+static long long typical_call_ns(const struct pair *pair) {
+    long long seen = 0;
+    int step = 0;
+    while (step < STEPS - 1 && (seen += pair->calls[step]) * 2 < pair->connections) step++;
+    return (long long)step * STEP_NS + STEP_NS / 2;
+}
+
 int main(int argc, char **argv) {
     int pairs = (argc - 4) / 2;
     if (argc < 6 || argc % 2 != 0 || pairs > MAX_PAIRS) {
@@ -142,15 +155,16 @@ int main(int argc, char **argv) {
         all[i] = (struct pair){.client_netns = open_netns(argv[4 + 2 * i])};
         all[i].cpu = calloc(turns, sizeof(double));
         all[i].wall = calloc(turns, sizeof(double));
-        if (!all[i].cpu || !all[i].wall) die("calloc");
+        all[i].calls = calloc(STEPS, sizeof(long));
+        if (!all[i].cpu || !all[i].wall || !all[i].calls) die("calloc");
         all[i].server = start_server(open_netns(argv[5 + 2 * i]), where);
     }
     pin(0);
     for (int turn = 0; turn < turns; turn++)
         for (int i = 0; i < pairs; i++) take_turn(&all[(turn + i) % pairs], where);
     for (int i = 0; i < pairs; i++) {
-        printf("%.0f %.0f %lld\n", median(all[i].cpu, all[i].turns),
-               median(all[i].wall, all[i].turns), all[i].connections);
+        printf("%.0f %.0f %lld %lld\n", median(all[i].cpu, all[i].turns),
+               median(all[i].wall, all[i].turns), all[i].connections, typical_call_ns(&all[i]));
         kill(all[i].server, SIGKILL);
         waitpid(all[i].server, NULL, 0);
     }

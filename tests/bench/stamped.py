@@ -5,14 +5,12 @@ sent after it and passed, or to the last that passed.
 """
 
 import socket
-import statistics
 import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import NamedTuple
 
 PORT = 9000
 STEP_S = 0.0002
@@ -46,32 +44,6 @@ while True:
             pass
     time.sleep({STEP_S})
 """
-
-
-class Figure(NamedTuple):
-    """One line of the report: milliseconds, or what ``unit`` says."""
-
-    name: str
-    median: float
-    p99: float
-    floor: str = ""
-    floor_median: float = 0.0
-    floor_p99: float = 0.0
-    unit: str = "ms"
-    goal: float = 0.0
-
-    def __str__(self) -> str:
-        line = f"{self.name:54} median {self.median:9.3f} p99 {self.p99:9.3f} {self.unit:4}"
-        line += f" goal {self.goal:g}" if self.goal else ""
-        if self.floor:
-            ratio = self.median / self.floor_median if self.floor_median else 0
-            line += f" {self.floor:34} {self.floor_median:8.3f} {self.floor_p99:8.3f} {ratio:7.2f}"
-        return line
-
-
-def summary(times_ms: list[float]) -> tuple[float, float]:
-    """The median and the 99th percentile."""
-    return statistics.median(times_ms), sorted(times_ms)[int(len(times_ms) * 0.99)]
 
 
 class StampedFlow:
