@@ -52,9 +52,7 @@ def translate(state: State, settings: TranslateSettings) -> Items:
     """What the datastore holds of these objects."""
     readings = (read_pod(pod, settings).workload for pod in _all(state, objects.Pod).values())
     workloads = [workload for workload in readings if workload is not None]
-    items: Items = {}
-    if settings.auto_host_endpoints:
-        items[keys.ProfileRulesKey(ALLOW_ALL_PROFILE)] = allow_all_rules()
+    items: Items = {keys.ProfileRulesKey(ALLOW_ALL_PROFILE): allow_all_rules()}
     for node in _all(state, objects.Node).values():
         record, _findings = read_node(node)
         items[keys.NodeKey(record.name)] = record

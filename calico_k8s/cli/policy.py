@@ -46,7 +46,7 @@ def question_options(command: Callable[..., None]) -> Callable[..., None]:
     with_question = option("--port", metavar="PORT[/PROTOCOL]", help="As in 80, 53/udp, icmp.")(
         with_question
     )
-    end = "NAMESPACE/POD, an address, or a CIDR, which is allowed only if all of it is."
+    end = "NAMESPACE/POD, node/NAME, an address, or a CIDR, which is allowed only if all of it is."
     with_question = option("--to", "dst", metavar="WHO", required=True, help=end)(with_question)
     return option("--from", "src", metavar="WHO", required=True, help=end)(with_question)
 
@@ -66,6 +66,7 @@ def can_command(
     Examples:
       calico-k8s can manifests/ --from web/a --to db/b --port 5432
       calico-k8s can manifests/ --from 203.0.113.0/24 --to web/a --port 8080 --explain
+      calico-k8s can manifests/ --from 203.0.113.0/24 --to node/node-1:eth0 --port 22
       calico-k8s can --datastore sqlite:///state.db --from web/a --to db/b --protocol icmp
     """
     _answer(ctx, source, question, output, explains=explains)
@@ -96,6 +97,7 @@ def explain_command(ctx: click.Context, *, source: Source, question: Question, o
     help="What to ask for, as in 80/tcp, 53/udp, icmp; all container ports unless given.",
 )
 @option("--nodes", type=click.IntRange(min=1), metavar="N", help="At least so many nodes.")
+@option("--hosts", "with_hosts", is_flag=True, help="Ask about nodes too, as node/NAME.")
 @option(
     "--diff",
     "other",
@@ -109,6 +111,7 @@ def matrix_command(
     source: Source,
     ports: tuple[str, ...],
     nodes: int | None,
+    with_hosts: bool,
     other: tuple[str, ...],
     output: str,
 ) -> None:
@@ -119,15 +122,17 @@ def matrix_command(
       calico-k8s matrix manifests/
       calico-k8s matrix manifests/ --port 80/tcp --port 53/udp -o json
       calico-k8s matrix manifests/ --diff changed/
+      calico-k8s matrix manifests/ --hosts --port 22 --port 9100
     """
     now = load_source(source, nodes)
     if not other:
-        matrix = _compute(now, chosen_services(ports, now))
+        matrix = _compute(now, chosen_services(ports, now), with_hosts=with_hosts)
         print_data(matrix, output, lambda: matrix_lines(matrix, paint=paint))
         return
     then = load_source(msgspec.structs.replace(source, paths=other), nodes, now.objects)
     services = chosen_services(ports, now, then)
-    found = preview(_compute(now, services), _compute(then, services))
+    before, after = (_compute(each, services, with_hosts=with_hosts) for each in (now, then))
+    found = preview(before, after)
     print_data(found, output, lambda: preview_lines(found, paint))
 
 
@@ -161,7 +166,7 @@ def _answer(
     src, dst = find_party(snapshot, question.src), find_party(snapshot, question.dst)
     answer = ask(snapshot, src, dst, question.service)
 
-    turned = turn(snapshot, *answer.deciding) if explains else None
+    turned = turn(snapshot, answer.deciding) if explains else None
 
     def lines() -> list[str]:
         if explains:
@@ -193,6 +198,6 @@ def _service(port: str | None, protocol: str | None) -> Service:
     return service
 
 
-def _compute(cluster: Loaded, services: tuple[Service, ...]) -> Matrix:
+def _compute(cluster: Loaded, services: tuple[Service, ...], *, with_hosts: bool) -> Matrix:
     with progress_bar("judging") as advance:
-        return compute_matrix(cluster.snapshot, services, advance)
+        return compute_matrix(cluster.snapshot, services, advance, with_hosts=with_hosts)

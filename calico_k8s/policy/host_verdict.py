@@ -70,37 +70,56 @@ class Passage(NamedTuple):
     """As the sender meant it; None where nothing was translated."""
 
 
+class HostStep(msgspec.Struct, frozen=True):
+    """One hook of one host endpoint that a flow met."""
+
+    endpoint: HostEndpoint
+    interface: str
+    hook: HostHook
+    direction: Direction
+    decision: Decision | None = None
+    """None: nothing was decided here, so that the flow goes on."""
+    is_failsafe: bool = False
+    """Whether no policy was asked, for the port stays open."""
+
+
 class HostVerdict(msgspec.Struct, frozen=True):
     """What a node's host endpoints say of a flow."""
 
     allowed: bool
-    decisions: tuple[Decision, ...] = ()
-    """In the order in which they were made; the last is the one that denied, if any did."""
+    steps: tuple[HostStep, ...] = ()
+    """In the order in which they were met; the last is the one that denied, if any did."""
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """In the order in which they were made."""
+        return tuple(step.decision for step in self.steps if step.decision is not None)
 
 
 def judge_host(
     snapshot: Snapshot, passage: Passage, own: Mapping[Address, str] | None = None
 ) -> HostVerdict:
     """The verdict on a new flow at one node; ``own`` has the interface of each of its addresses."""
-    decisions: list[Decision] = []
+    steps: list[HostStep] = []
     for hook, direction, interface in _hooks(passage):
         endpoint = find_host_endpoint(
             snapshot.host_endpoints.values(), passage.node, interface, own or {}, hook
         )
-        if endpoint is None:
+        if endpoint is None or is_neighbour_discovery(passage.flow):
             continue
         flow = passage.flow
         if hook in EARLY_HOOKS and passage.before_dnat is not None:
             flow = passage.before_dnat
-        decision = _ask(snapshot, endpoint, direction, flow, hook)
-        if decision is None:
-            continue
-        decisions.append(decision)
-        if decision.action is Action.DENY:
-            return HostVerdict(allowed=False, decisions=tuple(decisions))
-        if hook in EARLY_HOOKS:
+        is_open = _is_failsafe(snapshot, endpoint, direction, flow, hook)
+        decision = (
+            None if is_open else decide_at(snapshot, endpoint.as_peer(), direction, flow, hook)
+        )
+        steps.append(HostStep(endpoint, interface, hook, direction, decision, is_open))
+        if decision is not None and decision.action is Action.DENY:
+            return HostVerdict(allowed=False, steps=tuple(steps))
+        if decision is not None and hook in EARLY_HOOKS:
             break
-    return HostVerdict(allowed=True, decisions=tuple(decisions))
+    return HostVerdict(allowed=True, steps=tuple(steps))
 
 
 def find_host_endpoint(
@@ -160,18 +179,6 @@ def _hooks(passage: Passage) -> Iterator[tuple[HostHook, Direction, str]]:
     elif passage.leaves is not None and not passage.is_to_pod:
         yield HostHook.UNTRACKED, Direction.EGRESS, passage.leaves
         yield HostHook.LOCAL, Direction.EGRESS, passage.leaves
-
-
-def _ask(
-    snapshot: Snapshot,
-    endpoint: HostEndpoint,
-    direction: Direction,
-    flow: Flow,
-    hook: HostHook,
-) -> Decision | None:
-    if is_neighbour_discovery(flow) or _is_failsafe(snapshot, endpoint, direction, flow, hook):
-        return None
-    return decide_at(snapshot, endpoint.as_peer(), direction, flow, hook)
 
 
 def _is_failsafe(

@@ -117,13 +117,14 @@ class Snapshot:
     def peer_by_address(self) -> Mapping[Address, WorkloadEndpoint]:
         """Whom rules mean by each address: its owner, else the host endpoint that expects it."""
         peers: dict[Address, WorkloadEndpoint] = {}
-        for endpoint in sorted(self._everybody.values(), key=claim):
+        for endpoint in sorted(self.everybody.values(), key=claim):
             for address in endpoint.addresses:
                 peers[address] = endpoint
         return peers
 
     @cached_property
-    def _everybody(self) -> Mapping[EndpointId, WorkloadEndpoint]:
+    def everybody(self) -> Mapping[EndpointId, WorkloadEndpoint]:
+        """Pods, and host endpoints as the peers that they are."""
         hosts = {name: endpoint.as_peer() for name, endpoint in self.host_endpoints.items()}
         return {**self.endpoints, **hosts}
 
@@ -191,7 +192,7 @@ class Snapshot:
     def _selected(self) -> Callable[[SelectorText, EndpointId], bool]:
         @cache
         def is_selected(text: SelectorText, endpoint: EndpointId) -> bool:
-            return grammar.evaluate(selector(text), self.labels_of(self._everybody[endpoint]))
+            return grammar.evaluate(selector(text), self.labels_of(self.everybody[endpoint]))
 
         return is_selected
 

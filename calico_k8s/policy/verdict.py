@@ -67,6 +67,8 @@ class Decision(msgspec.Struct, frozen=True):
     deciding: Origin
     """The rule's origin; for an implied end, the tier or the profiles' owner, with index -1."""
     steps: tuple[Step, ...]
+    hook: HostHook = HostHook.LOCAL
+    """Where a host endpoint was asked; pods have no other."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -136,7 +138,7 @@ def decide_at(
     if found is None:
         return None
     action, origin = found
-    return Decision(_final(action), direction, endpoint, origin, tuple(look.steps))
+    return Decision(_final(action), direction, endpoint, origin, tuple(look.steps), hook)
 
 
 def applies(

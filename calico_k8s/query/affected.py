@@ -17,6 +17,7 @@ from calico_k8s.model.resources import (
     PROTOCOL_NAMES,
     Direction,
     EntityMatch,
+    HostHook,
     Origin,
     Rule,
     Rules,
@@ -24,7 +25,7 @@ from calico_k8s.model.resources import (
 )
 from calico_k8s.policy.match import address_matches
 from calico_k8s.policy.snapshot import Snapshot, selector
-from calico_k8s.query.describe import describe_rule
+from calico_k8s.query.describe import HOOK_WORDS, describe_rule
 from grammar import evaluate
 
 NAMES_MAX = 6
@@ -52,6 +53,7 @@ class SelectedEndpoint(msgspec.Struct, frozen=True):
     """An endpoint that the policy speaks of."""
 
     pod: str
+    """``HostEndpoint/name`` for a host endpoint, here and wherever pods are named."""
     node: str
     addresses: tuple[str, ...]
 
@@ -98,6 +100,8 @@ class Affected(msgspec.Struct, frozen=True):
     policy: str
     endpoints: tuple[SelectedEndpoint, ...]
     rules: tuple[AffectedRule, ...]
+    host_hook: HostHook = HostHook.LOCAL
+    """Where it is asked, of host endpoints; pods are asked about at the first alone."""
 
 
 class _Holder(NamedTuple):
@@ -105,6 +109,7 @@ class _Holder(NamedTuple):
 
     endpoints: tuple[WorkloadEndpoint, ...]
     rules: tuple[tuple[Direction, tuple[Rule, ...]], ...]
+    host_hook: HostHook = HostHook.LOCAL
 
 
 def parse_object_name(text: str) -> ObjectName:
@@ -131,15 +136,18 @@ def affected(snapshot: Snapshot, name: ObjectName) -> Affected:
         InputError: no such object, or it holds no policy.
     """
     holder = _find(snapshot, name)
-    endpoints = sorted(holder.endpoints, key=lambda endpoint: endpoint.id.pod)
+    endpoints = sorted(holder.endpoints, key=endpoint_name)
     return Affected(
         policy=str(name),
-        endpoints=tuple(SelectedEndpoint(e.id.pod, e.id.node, e.addresses) for e in endpoints),
+        endpoints=tuple(
+            SelectedEndpoint(endpoint_name(e), e.id.node, e.addresses) for e in endpoints
+        ),
         rules=tuple(
             _affected_rule(snapshot, rule, direction, number, endpoints)
             for direction, rules in holder.rules
             for number, rule in enumerate(rules, start=1)
         ),
+        host_hook=holder.host_hook,
     )
 
 
@@ -147,7 +155,10 @@ def affected_lines(found: Affected) -> Iterator[str]:
     """The same for people."""
     yield f"{found.policy} selects {_count(len(found.endpoints), 'endpoint')}"
     for endpoint in found.endpoints:
-        yield f"  {endpoint.pod} on {endpoint.node}, {', '.join(endpoint.addresses)}"
+        addresses = ", ".join(endpoint.addresses) or "no expectedIPs"
+        yield f"  {endpoint.pod} on {endpoint.node}, {addresses}"
+    if found.host_hook is not HostHook.LOCAL:
+        yield f"it is asked {HOOK_WORDS[found.host_hook]}"
     for rule in found.rules:
         yield f"{rule.direction} rule {rule.number}: {rule.rule}"
         if len(rule.endpoints) < len(found.endpoints):
@@ -158,6 +169,11 @@ def affected_lines(found: Affected) -> Iterator[str]:
             yield f"  port {port.name} of {port.pod} is {port.port}/{port.protocol}"
     if not found.rules:
         yield "no rule"
+
+
+def endpoint_name(endpoint: WorkloadEndpoint) -> str:
+    """``namespace/pod``, or ``HostEndpoint/name``."""
+    return f"HostEndpoint/{endpoint.id.name}" if endpoint.id.is_host else endpoint.id.pod
 
 
 def _find(snapshot: Snapshot, name: ObjectName) -> _Holder:
@@ -200,9 +216,15 @@ def _find_policy(snapshot: Snapshot, name: ObjectName) -> _Holder:
     policy = by_name.get(str(name)) or by_name.get(next(matching, ""))
     if policy is None:
         raise _unknown(name, by_name)
-    endpoints = (e for e in snapshot.endpoints.values() if snapshot.selects(policy.selector, e))
+    is_of_pods = policy.is_asked_at(HostHook.LOCAL)
+    endpoints = (
+        endpoint
+        for endpoint in snapshot.everybody.values()
+        if (is_of_pods or endpoint.id.is_host) and snapshot.selects(policy.selector, endpoint)
+    )
     rules = {Direction.INGRESS: policy.ingress, Direction.EGRESS: policy.egress}
-    return _Holder(tuple(endpoints), tuple((way, rules[way]) for way in policy.types))
+    speaking = tuple((way, rules[way]) for way in policy.types)
+    return _Holder(tuple(endpoints), speaking, policy.host_hook)
 
 
 def _inbound(rules: Rules) -> tuple[tuple[Direction, tuple[Rule, ...]], ...]:
@@ -226,16 +248,17 @@ def _affected_rule(
 ) -> AffectedRule:
     is_ingress = direction is Direction.INGRESS
     own, other = (rule.dst, rule.src) if is_ingress else (rule.src, rule.dst)
-    endpoints = [e for e in selected if _is_matched(snapshot, own, e)]
+    # A host endpoint is an interface, whatever the address that a packet there has.
+    endpoints = [e for e in selected if e.id.is_host or _is_matched(snapshot, own, e)]
     peers = _find_peers(snapshot, other)
     # A port's name is the destination's: of the endpoints themselves, or of their peers.
-    everybody = sorted(snapshot.endpoints.values(), key=lambda endpoint: endpoint.id.pod)
-    holders = endpoints if is_ingress else [e for e in everybody if e.id.pod in peers.pods]
+    others = (e for e in snapshot.everybody.values() if endpoint_name(e) in peers.pods)
+    holders = endpoints if is_ingress else sorted(others, key=endpoint_name)
     return AffectedRule(
         direction=direction,
         number=number,
         rule=describe_rule(rule),
-        endpoints=tuple(endpoint.id.pod for endpoint in endpoints),
+        endpoints=tuple(map(endpoint_name, endpoints)),
         peers=peers,
         named_ports=tuple(_named_ports(rule, holders)),
     )
@@ -245,7 +268,9 @@ def _find_peers(snapshot: Snapshot, entity: EntityMatch) -> Peers:
     has_owner = any((entity.tag, entity.selector, entity.netset))
     is_named = has_owner or bool(entity.nets)
     is_limited = any((entity.not_tag, entity.not_selector, entity.not_netset, entity.not_nets))
-    pods = [e.id.pod for e in snapshot.endpoints.values() if _is_matched(snapshot, entity, e)]
+    pods = [
+        endpoint_name(e) for e in snapshot.everybody.values() if _is_matched(snapshot, entity, e)
+    ]
     return Peers(
         everyone=not is_named,
         pods=tuple(sorted(pods)) if is_named or is_limited else (),
@@ -269,7 +294,7 @@ def _netsets(snapshot: Snapshot, entity: EntityMatch) -> Iterator[str]:
 
 def _is_matched(snapshot: Snapshot, entity: EntityMatch, endpoint: WorkloadEndpoint) -> bool:
     """Whether an address that is the endpoint's own meets the criteria."""
-    owners = snapshot.owner_by_address
+    owners = snapshot.peer_by_address
     return any(
         owners[address].id == endpoint.id and address_matches(snapshot, entity, address)
         for address in endpoint.addresses
@@ -281,7 +306,7 @@ def _named_ports(rule: Rule, holders: list[WorkloadEndpoint]) -> Iterator[Resolv
         for port in endpoint.named_ports:
             if port.name in rule.dst.named_ports and rule.protocol in (None, port.protocol):
                 protocol = PROTOCOL_NAMES[port.protocol]
-                yield ResolvedPort(port.name, endpoint.id.pod, port.port, protocol)
+                yield ResolvedPort(port.name, endpoint_name(endpoint), port.port, protocol)
 
 
 def _peers(peers: Peers) -> str:

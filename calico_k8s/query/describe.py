@@ -8,6 +8,7 @@ from calico_k8s.model.names import EndpointId, SelectorText
 from calico_k8s.model.resources import (
     PROTOCOL_NAMES,
     EntityMatch,
+    HostHook,
     Origin,
     PortRange,
     Protocol,
@@ -29,6 +30,13 @@ REASONS = {
     "no-endpoint": "neither end is a pod: nothing of ours judges it",
 }
 """Of a verdict that no policy was asked for."""
+HOOK_WORDS = {
+    HostHook.LOCAL: "of the node's own traffic",
+    HostHook.FORWARDED: "of what passes through (applyOnForward)",
+    HostHook.PRE_DNAT: "before DNAT (preDNAT)",
+    HostHook.UNTRACKED: "before any connection (doNotTrack)",
+}
+"""Where a host endpoint is asked, as its policy's fields call it."""
 _UNASKED = {
     Unasked.UNKNOWN_SRC: "it came from a workload, and its source is no known pod's address there",
     Unasked.UNKNOWN_DST: "it goes to a workload, and its destination is no known pod's address",
@@ -65,6 +73,8 @@ def describe_origin(origin: Origin, endpoint: EndpointId | None = None) -> str:
     name = _name(origin, endpoint)
     where = "/".join(part for part in (origin.namespace, name) if part)
     words = f"{_KINDS.get(origin.kind, origin.kind)} {where}".strip()
+    if origin.kind == "Profile" and not name and endpoint is not None and endpoint.is_host:
+        words = f"profiles of HostEndpoint {endpoint.name}"
     if origin.index < 0:
         return words
     title = f" '{origin.title}'" if origin.title else ""

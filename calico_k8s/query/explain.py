@@ -5,14 +5,19 @@ In: an :class:`~calico_k8s.query.reach.Answer`.  Out: lines for people, and the 
 """
 
 from collections.abc import Iterator
+from typing import Literal
 
 import msgspec
 
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.denial import Deciding
-from calico_k8s.model.resources import Direction, Rule
-from calico_k8s.policy.verdict import SKIPPED, Decision, Step, StepKind, Verdict
+from calico_k8s.model.failsafes import INBOUND_SETTING, OUTBOUND_SETTING
+from calico_k8s.model.resources import EARLY_HOOKS, Action, Direction, HostHook, Rule
+from calico_k8s.policy.host_verdict import HostStep
+from calico_k8s.policy.verdict import SKIPPED, Decision, Step, StepKind
+from calico_k8s.policy.ways import POD_LINK, Judged
 from calico_k8s.query.describe import (
+    HOOK_WORDS,
     REASONS,
     deciding_of,
     describe_cause,
@@ -21,7 +26,7 @@ from calico_k8s.query.describe import (
     describe_rule,
     describe_service,
 )
-from calico_k8s.query.reach import Answer, Judged
+from calico_k8s.query.reach import Answer
 from calico_k8s.query.turn import Turn
 from calico_k8s.translate.tiers import BUILT_IN_TIERS
 
@@ -40,6 +45,19 @@ class DirectionReport(msgspec.Struct, frozen=True):
 
     verdict: str
     deciding: Deciding
+    steps: tuple[StepReport, ...]
+
+
+class HostReport(msgspec.Struct, frozen=True):
+    """What one host endpoint said at one of its hooks; ``open`` is a port that stays open."""
+
+    node: str
+    interface: str
+    host_endpoint: str
+    hook: HostHook
+    direction: Direction
+    verdict: Literal["allow", "deny", "open", "undecided"]
+    deciding: Deciding | None
     steps: tuple[StepReport, ...]
 
 
@@ -67,15 +85,17 @@ class Report(msgspec.Struct, frozen=True):
     denied_flows: int
     turned_by: tuple[str, ...] = ()
     """Changes that together would turn the verdict of the flow; empty where none was found."""
+    hosts: tuple[HostReport, ...] = ()
+    """Every hook of host endpoints on the way, in order; none where pods' policy denies."""
 
 
 def report(answer: Answer, turned: Turn | None = None) -> Report:
     """The answer as values, of its deciding flow; ``turned`` is what would turn it."""
-    flow, verdict = answer.deciding
-    deciding = verdict.deciding
+    judged = answer.deciding
+    flow, verdict, deciding = judged.flow, judged.verdict, judged.deciding
     return Report(
-        verdict="allow" if verdict.allowed else "deny",
-        reason=verdict.reason,
+        verdict="allow" if judged.allowed else "deny",
+        reason=_reason(judged),
         deciding=_deciding(deciding) if deciding else None,
         egress=_direction(verdict.egress),
         ingress=_direction(verdict.ingress),
@@ -85,13 +105,15 @@ def report(answer: Answer, turned: Turn | None = None) -> Report:
         flows=len(answer.flows),
         denied_flows=_denied(answer),
         turned_by=turned.changes if turned is not None else (),
+        hosts=tuple(_host(step) for step in judged.steps),
     )
 
 
 def headline(answer: Answer, src: str, dst: str) -> str:
     """The verdict in one line, with what decided it."""
-    flow, verdict = answer.deciding
-    return f"{'allowed' if answer.allowed else 'denied'}: {src} → {dst}, {describe_service(flow)}: {_why(verdict)}"
+    judged = answer.deciding
+    word = "allowed" if answer.allowed else "denied"
+    return f"{word}: {src} → {dst}, {describe_service(judged.flow)}: {_why(judged)}"
 
 
 def explain_lines(answer: Answer, src: str, dst: str, turned: Turn | None = None) -> Iterator[str]:
@@ -106,14 +128,33 @@ def explain_lines(answer: Answer, src: str, dst: str, turned: Turn | None = None
     for decision in (judged.verdict.egress, judged.verdict.ingress):
         if decision is not None:
             yield from _walk(decision)
+    for step in judged.steps:
+        yield from _walk_host(step, judged)
     if turned is not None:
-        other = "denied" if judged.verdict.allowed else "allowed"
+        other = "denied" if judged.allowed else "allowed"
         yield f"  it would be {other} with {', and '.join(turned.changes)}"
 
 
 def _walk(decision: Decision) -> Iterator[str]:
-    way = "ingress of" if decision.direction is Direction.INGRESS else "egress of"
-    yield f"  {way} {decision.endpoint.id.pod}: {decision.action}"
+    yield f"  {decision.direction} of {decision.endpoint.id.pod}: {decision.action}"
+    yield from _looked_at(decision)
+
+
+def _walk_host(step: HostStep, judged: Judged) -> Iterator[str]:
+    """What a host endpoint said; nothing of a hook where it is silent."""
+    where = f"HostEndpoint {step.endpoint.name}, {_place(step)}"
+    if step is judged.failsafe_step:
+        yield f"  {where}: {_stays_open(step, judged)}"
+    if step.decision is not None:
+        action = step.decision.action
+        yield f"  {step.direction} of {where}, {HOOK_WORDS[step.hook]}: {action}"
+        yield from _looked_at(step.decision)
+        if step.hook in EARLY_HOOKS and action is Action.ALLOW:
+            yield f"    what is allowed here is not asked at later hooks of {step.endpoint.node}"
+
+
+def _looked_at(decision: Decision) -> Iterator[str]:
+    """Every step of a decision, and which of them decides."""
     decided = _last_rule(decision)
     depths = {"tier": 4, "policy": 6, "profile": 4}
     depth = 4
@@ -170,7 +211,25 @@ def _last_rule(decision: Decision) -> Step | None:
     return last
 
 
-def _why(verdict: Verdict) -> str:
+def _reason(judged: Judged) -> str:
+    """Why the flow's verdict is what it is: of policy, of pods or of a host endpoint, or of none."""
+    if judged.deciding_step is not None:
+        return "host-endpoint"
+    if judged.verdict.reason == "no-endpoint" and judged.failsafe_step is not None:
+        return "failsafe"
+    return judged.verdict.reason
+
+
+def _why(judged: Judged) -> str:
+    verdict, step, open_step = judged.verdict, judged.deciding_step, judged.failsafe_step
+    if step is not None and step.decision is not None:
+        cause = describe_cause(step.decision.deciding, step.decision.endpoint.id)
+        return f"{cause}, {_place(step)}"
+    if verdict.reason == "no-endpoint" and open_step is not None:
+        return f"{_stays_open(open_step, judged)}, {_place(open_step)}"
+    if verdict.reason == "no-endpoint" and judged.way:
+        places = " and ".join(_passed(judged))
+        return f"no HostEndpoint is about {places}: nothing of ours judges it"
     if verdict.reason != "policy":
         return REASONS[verdict.reason]
     decision = verdict.deciding
@@ -181,16 +240,35 @@ def _why(verdict: Verdict) -> str:
 
 def _scope(answer: Answer, judged: Judged) -> str:
     denied = _denied(answer)
+    past = "".join(f", by {place}" for place in _passed(judged))
     if denied in (0, len(answer.flows)):
-        return f"all {len(answer.flows)} kinds of flow that this stands for; shown for {judged.flow.src}"
+        return f"all {len(answer.flows)} kinds of flow that this stands for; shown for {judged.flow.src}{past}"
     return (
         f"{denied} of {len(answer.flows)} kinds of flow that this stands for are denied; "
-        f"shown for {judged.flow.src} → {judged.flow.dst}"
+        f"shown for {judged.flow.src} → {judged.flow.dst}{past}"
     )
 
 
+def _passed(judged: Judged) -> Iterator[str]:
+    """The interfaces of nodes on the way, those of pods aside."""
+    for passage in judged.way:
+        for interface in (passage.arrives, passage.leaves):
+            if interface is not None and interface != POD_LINK:
+                yield f"{interface} of {passage.node}"
+
+
+def _place(step: HostStep) -> str:
+    return f"at {step.interface} of {step.endpoint.node}"
+
+
+def _stays_open(step: HostStep, judged: Judged) -> str:
+    is_ingress = step.direction is Direction.INGRESS
+    setting = INBOUND_SETTING if is_ingress else OUTBOUND_SETTING
+    return f"{describe_service(judged.flow)} stays open whatever policy says, by {setting}"
+
+
 def _denied(answer: Answer) -> int:
-    return sum(1 for judged in answer.flows if not judged.verdict.allowed)
+    return sum(1 for judged in answer.flows if not judged.allowed)
 
 
 def _direction(decision: Decision | None) -> DirectionReport | None:
@@ -198,6 +276,27 @@ def _direction(decision: Decision | None) -> DirectionReport | None:
         return None
     steps = tuple(_step(step, decision) for step in _in_reading_order(decision.steps))
     return DirectionReport(str(decision.action), _deciding(decision), steps)
+
+
+def _host(step: HostStep) -> HostReport:
+    decision = step.decision
+    decided = None if decision is None else _direction(decision)
+    return HostReport(
+        node=step.endpoint.node,
+        interface=step.interface,
+        host_endpoint=step.endpoint.name,
+        hook=step.hook,
+        direction=step.direction,
+        verdict=_word(step),
+        deciding=None if decided is None else decided.deciding,
+        steps=() if decided is None else decided.steps,
+    )
+
+
+def _word(step: HostStep) -> Literal["allow", "deny", "open", "undecided"]:
+    if step.decision is None:
+        return "open" if step.is_failsafe else "undecided"
+    return "allow" if step.decision.action is Action.ALLOW else "deny"
 
 
 def _step(step: Step, decision: Decision) -> StepReport:

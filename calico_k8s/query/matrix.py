@@ -11,6 +11,7 @@ import msgspec
 
 from calico_k8s.errors import InputError
 from calico_k8s.model.addresses import Address, Version, address_version
+from calico_k8s.model.names import EndpointId, NamespaceName
 from calico_k8s.model.resources import (
     ICMP,
     PROTOCOL_NAMES,
@@ -19,8 +20,8 @@ from calico_k8s.model.resources import (
     WorkloadEndpoint,
 )
 from calico_k8s.policy.snapshot import Snapshot
-from calico_k8s.policy.verdict import judge
-from calico_k8s.query.reach import Service, flows_between, source_ports
+from calico_k8s.policy.ways import Ways, nodes_known
+from calico_k8s.query.reach import NODE_PREFIX, Service, flows_between, source_ports
 
 Word = Literal["allow", "deny"]
 
@@ -93,18 +94,26 @@ def compute_matrix(
     snapshot: Snapshot,
     services: Iterable[Service],
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    *,
+    with_hosts: bool = False,
 ) -> Matrix:
     """Judge every pair of pods for every service; ``progress`` gets the sources done, and all.
+
+    With hosts, nodes are asked about as pods are, each by its first address of a family.
 
     Cost: 5 to 50 us a cell, by the number of rules.
     """
     wanted = tuple(services)
-    pods = sorted(snapshot.endpoints.values(), key=lambda endpoint: endpoint.id.pod)
+    rows = {endpoint.id.pod: endpoint for endpoint in snapshot.endpoints.values()}
+    if with_hosts:
+        rows = {node.id.pod: node for node in _node_rows(snapshot)} | rows
+    pods = [row for _, row in sorted(rows.items())]
     ports = source_ports(snapshot)
+    ways = Ways(snapshot)
     cells: list[Cell] = []
     for done, src in enumerate(pods, start=1):
         for dst in pods:
-            cells.extend(_cells(snapshot, src, dst, wanted, ports))
+            cells.extend(_cells(ways, src, dst, wanted, ports))
         progress(done, len(pods))
     return make_matrix(pods, cells)
 
@@ -142,8 +151,15 @@ def address_pairs(
             yield version, src_address, dst_address
 
 
+def _node_rows(snapshot: Snapshot) -> Iterator[WorkloadEndpoint]:
+    """Nodes in the place of pods."""
+    namespace = NamespaceName(NODE_PREFIX.removesuffix("/"))
+    for name, addresses in nodes_known(snapshot).items():
+        yield WorkloadEndpoint(EndpointId(name, namespace, name), addresses)
+
+
 def _cells(
-    snapshot: Snapshot,
+    ways: Ways,
     src: WorkloadEndpoint,
     dst: WorkloadEndpoint,
     services: tuple[Service, ...],
@@ -152,7 +168,7 @@ def _cells(
     for version, src_address, dst_address in address_pairs(src, dst):
         for service in services:
             flows = flows_between(src_address, dst_address, service, ports)
-            allowed = all(judge(snapshot, flow).allowed for flow in flows)
+            allowed = all(judged.allowed for flow in flows for judged in ways.judge(flow))
             yield Cell(
                 src=src.id.pod,
                 dst=dst.id.pod,

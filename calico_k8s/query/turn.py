@@ -1,6 +1,6 @@
 """What smallest change would turn a verdict: of one rule that all but matched, or one rule more.
 
-In: a snapshot and a judged flow.  Out: a :class:`Turn`, in words.  Each change that is told has been
+In: a snapshot and a judged flow, by pods' policy or a host endpoint's.  Out: a :class:`Turn`, in words.  Each change that is told has been
 tried: the definition, asked of the snapshot with it, gives the other verdict.
 
 For a denied flow, in this order: the rule that denies is left out; an allow rule that was looked
@@ -18,20 +18,22 @@ import msgspec
 import grammar
 from calico_k8s.model import keys
 from calico_k8s.model.addresses import Address, address_net
-from calico_k8s.model.names import ProfileId, SelectorText
+from calico_k8s.model.names import EndpointId, ProfileId, SelectorText
 from calico_k8s.model.resources import (
     ANYTHING,
     PROTOCOLS_WITH_PORTS,
     Action,
     Direction,
     EntityMatch,
+    HostHook,
     Origin,
     PortRange,
     Rule,
 )
 from calico_k8s.policy.match import Flow, rule_matches
 from calico_k8s.policy.snapshot import Snapshot, selector
-from calico_k8s.policy.verdict import Decision, Verdict, applies, judge
+from calico_k8s.policy.verdict import Decision, applies
+from calico_k8s.policy.ways import Judged, Ways
 from calico_k8s.query.describe import describe_origin, describe_service
 from calico_k8s.translate.labels import NAMESPACE_LABEL, NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX
 
@@ -56,40 +58,41 @@ class _Change(NamedTuple):
     snapshot: Snapshot
 
 
-def turn(snapshot: Snapshot, flow: Flow, verdict: Verdict) -> Turn | None:
+def turn(snapshot: Snapshot, judged: Judged) -> Turn | None:
     """The smallest change that turns the verdict; None where no policy gave it, or none was found."""
-    tries = iter(range(TRIES_MAX))
+    ways, tries = Ways(snapshot), iter(range(TRIES_MAX))
     for most in range(1, CHANGES_MAX + 1):
-        found = _search(snapshot, flow, verdict, most, tries)
+        found = _search(ways, snapshot, judged, most, tries)
         if found:
             return Turn(found)
     return None
 
 
 def _search(
-    snapshot: Snapshot, flow: Flow, verdict: Verdict, most: int, tries: Iterator[int]
+    ways: Ways, snapshot: Snapshot, judged: Judged, most: int, tries: Iterator[int]
 ) -> tuple[str, ...]:
     """So many changes at most, each to what decides after the one before; empty if none turn it.
 
     Ends with the tries, too.
     """
-    decision = verdict.deciding
-    if verdict.reason != "policy" or decision is None:
+    decision = judged.deciding
+    is_settled_by_policy = judged.verdict.reason == "policy" or judged.deciding_step is not None
+    if not is_settled_by_policy or decision is None:
         return ()
-    for change, _ in zip(_changes(snapshot, flow, decision), tries, strict=False):
-        after = judge(change.snapshot, flow)
-        if after.allowed is not verdict.allowed:
+    for change, _ in zip(_changes(snapshot, judged.flow, decision), tries, strict=False):
+        after = ways.again(change.snapshot, judged)
+        if after.allowed is not judged.allowed:
             return (change.words,)
         is_next = after.deciding is not None and _place(after.deciding) != _place(decision)
         if most > 1 and is_next:
-            rest = _search(change.snapshot, flow, after, most - 1, tries)
+            rest = _search(ways, change.snapshot, after, most - 1, tries)
             if rest:
                 return (change.words, *rest)
     return ()
 
 
-def _place(decision: Decision) -> tuple[Direction, Origin]:
-    return decision.direction, decision.deciding
+def _place(decision: Decision) -> tuple[EndpointId, HostHook, Direction, Origin]:
+    return decision.endpoint.id, decision.hook, decision.direction, decision.deciding
 
 
 def _changes(snapshot: Snapshot, flow: Flow, decision: Decision) -> Iterator[_Change]:
@@ -126,10 +129,10 @@ def _holders(snapshot: Snapshot, decision: Decision) -> Iterator[tuple[Owner, tu
     is_ingress = direction is Direction.INGRESS
     for tier, policies in snapshot.policies_by_tier:
         for policy in policies:
-            if applies(snapshot, policy, endpoint, direction):
+            if applies(snapshot, policy, endpoint, direction, decision.hook):
                 key = keys.PolicyKey(tier.name, policy.id)
                 yield key, policy.ingress if is_ingress else policy.egress
-    for profile in endpoint.profiles:
+    for profile in endpoint.profiles if decision.hook is HostHook.LOCAL else ():
         rules = snapshot.rules_of(profile)
         if rules.origin is not None or rules.ingress or rules.egress:
             yield profile, rules.ingress if is_ingress else rules.egress

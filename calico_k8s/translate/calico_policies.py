@@ -31,6 +31,7 @@ from calico_k8s.model.resources import (
 )
 from calico_k8s.translate.calico_rules import PortsOf, RuleReader
 from calico_k8s.translate.findings import Code, FieldPath
+from calico_k8s.translate.host_endpoints import ALLOW_ALL_NAME
 from calico_k8s.translate.labels import (
     NAMESPACE_LABEL,
     NAMESPACE_PREFIX,
@@ -142,8 +143,12 @@ def read_tier(value: CalicoTier) -> Reading:
 
 
 def read_profile(value: CalicoProfile, ports_of: PortsOf) -> Reading:
-    """What a profile says, for endpoints that name it."""
+    """What a profile says, for endpoints that name it; the built-in one cannot be written anew."""
     reader = Reader(object_ref(value))
+    if reader.ref.name == ALLOW_ALL_NAME:
+        message = f"the profile {ALLOW_ALL_NAME} is built in and stays as it is: give yours a name of its own"
+        reader.tell(Code.POLICY_INVALID, message, ("metadata", "name"))
+        return reader.nothing()
     spec = value.spec if isinstance(value.spec, dict) else {}
     profile = ProfileId(f"profile.{reader.ref.name}")
     read = RuleReader(reader, "", ports_of)

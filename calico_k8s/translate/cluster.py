@@ -31,11 +31,7 @@ from calico_k8s.model.resources import Labels, Node, Value
 from calico_k8s.translate import objects
 from calico_k8s.translate.exposure import ExposureIndex
 from calico_k8s.translate.findings import Finding, Name, ObjectRef
-from calico_k8s.translate.host_endpoints import (
-    ALLOW_ALL_PROFILE,
-    allow_all_rules,
-    auto_host_endpoint,
-)
+from calico_k8s.translate.host_endpoints import auto_host_endpoint
 from calico_k8s.translate.labels import SERVICE_ACCOUNT_PREFIX, inherited_labels
 from calico_k8s.translate.namespaces import (
     NamespaceReading,
@@ -111,8 +107,6 @@ class Translator:
         self._endpoint_keys: dict[Name, keys.EndpointKey] = {}
         self._endpoints_by_node: Counter[NodeName] = Counter()
         self._pending: dict[keys.Key, Value | None] = {}
-        if settings.auto_host_endpoints:
-            self._pending[keys.ProfileRulesKey(ALLOW_ALL_PROFILE)] = allow_all_rules()
         self._emitted: dict[keys.Key, Value] = {}
         self._findings: dict[ObjectRef, tuple[Finding, ...]] = {}
         self._changed_findings: set[ObjectRef] = set()

@@ -43,8 +43,9 @@ class _Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     protocol: str | int
 
 
-ALLOW_ALL_PROFILE = ProfileId("profile.projectcalico-default-allow")
-"""Of host endpoints that are made, not written: what no policy speaks of is allowed.
+ALLOW_ALL_NAME = "projectcalico-default-allow"
+ALLOW_ALL_PROFILE = ProfileId(f"profile.{ALLOW_ALL_NAME}")
+"""Built in: what no policy speaks of is allowed.  Host endpoints that are made have it.
 
 Source: Calico, libcalico-go/lib/resources/static.go, for this name; the others are
 kube-controllers/pkg/controllers/node's.
@@ -66,7 +67,7 @@ def auto_host_endpoint(node: Node) -> HostEndpoint:
 
 def allow_all_rules() -> Rules:
     """What :data:`ALLOW_ALL_PROFILE` holds."""
-    origin = Origin("Profile", name=ALLOW_ALL_PROFILE.removeprefix("profile."))
+    origin = Origin("Profile", name=ALLOW_ALL_NAME)
     rules = (Rule(Action.ALLOW, msgspec.structs.replace(origin, index=0)),)
     return Rules(rules, rules, origin)
 

@@ -25,7 +25,11 @@ from calico_k8s.translate.calico_policies import (
 from calico_k8s.translate.cluster_network_policies import read_cluster_network_policy
 from calico_k8s.translate.derived_sets import DerivedSets, Items
 from calico_k8s.translate.findings import Code, Finding, Name, ObjectRef, make_finding
-from calico_k8s.translate.host_endpoints import read_host_endpoint
+from calico_k8s.translate.host_endpoints import (
+    ALLOW_ALL_PROFILE,
+    allow_all_rules,
+    read_host_endpoint,
+)
 from calico_k8s.translate.network_policies import read_network_policy
 from calico_k8s.translate.objects import EndpointSlice, PolicyObject, object_ref
 from calico_k8s.translate.reading import Reading
@@ -225,7 +229,10 @@ def _things(reading: Reading) -> frozenset[Thing]:
     return frozenset((*accounts, *named_ports_of(reading.items.values())))
 
 
-_BUILT_IN: Items = {keys.TierKey(name): tier for name, tier in BUILT_IN_TIERS.items()}
+_BUILT_IN: Items = {
+    **{keys.TierKey(name): tier for name, tier in BUILT_IN_TIERS.items()},
+    keys.ProfileRulesKey(ALLOW_ALL_PROFILE): allow_all_rules(),
+}
 
 
 def _tier_ref(name: TierName) -> ObjectRef:

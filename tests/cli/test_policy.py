@@ -236,3 +236,43 @@ def test_what_cannot_be_right_is_told_beside_the_data_not_in_it(tmp_path: Path) 
     assert asked.err.startswith("warning: -:9:")
     assert "found 'frm'" in asked.err
     assert [probe["verdict"] for probe in asked.json["probes"]] == ["allow"]
+
+
+# nodes
+
+NODES = Path(__file__).parents[2] / "docs" / "examples" / "nodes.yaml"
+
+
+@pytest.mark.parametrize(
+    ("src", "dst", "port", "code"),
+    [
+        ("192.0.2.7", "node/node-1", "9100", 0),
+        ("192.0.2.0/23", "node/node-1", "9100", 1),
+        ("198.51.100.7", "node/node-1:eth0", "9100", 1),
+        ("198.51.100.7", "node/node-1:eth1", "9100", 0),
+        ("198.51.100.7", "192.168.0.1", "9100", 1),
+        ("198.51.100.7", "node/node-1", "22", 0),
+        ("node/node-1", "198.51.100.7", "443", 0),
+    ],
+)
+def test_a_node_is_asked_about_by_its_name(src: str, dst: str, port: str, code: int) -> None:
+    assert can(NODES, "--from", src, "--to", dst, "--port", port) == code
+
+
+@pytest.mark.parametrize(
+    ("who", "told"),
+    [
+        ("node/node-2", "no node 'node-2' is known: give node/NAME or node/NAME:INTERFACE; did you mean 'node/node-1'?"),
+        ("node/node-1:", "give an interface after the colon, as in node/node-1:eth0"),
+    ],
+)  # fmt: skip
+def test_a_node_that_is_none_is_told_in_one_sentence(who: str, told: str) -> None:
+    asked = run("can", NODES, "--from", "192.0.2.7", "--to", who, "--port", 1)
+    assert (asked.code, asked.out) == (2, "")
+    assert told in asked.err
+
+
+def test_the_matrix_has_nodes_where_that_is_asked_for() -> None:
+    asked = run("matrix", NODES, "--hosts", "--port", "22", "-o", "json")
+    assert [pod["id"] for pod in asked.json["pods"]] == ["node/node-1"]
+    assert run("matrix", NODES, "--port", "22", "-o", "json").json["pods"] == []

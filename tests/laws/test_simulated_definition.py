@@ -41,6 +41,7 @@ class SimulatedNode:
         *,
         tells: bool = False,
         with_hosts: bool = False,
+        own_links: Mapping[Address, str] = OWN_LINKS,
     ) -> None:
         graph, summed = fresh(name, items)
         snapshot = Snapshot.from_items(items)
@@ -64,7 +65,7 @@ class SimulatedNode:
                 failsafe_outbound=failsafes_of(snapshot, name, Direction.EGRESS),
             ),
             hosts=tuple(summed.hosts.values()) if with_hosts else (),
-            own=OWN_LINKS,
+            own=own_links,
         )
         self.notes: dict[str, Note] = {
             prefix: note

@@ -1,15 +1,19 @@
 """Whom policies of every kind speak of."""
 
+import msgspec
 import pytest
 
 from calico_k8s.errors import InputError
-from calico_k8s.model.addresses import Net
-from calico_k8s.model.names import NetsetName, TierName
+from calico_k8s.model import keys
+from calico_k8s.model.addresses import Address, Net
+from calico_k8s.model.names import NetsetName, NodeName, SelectorText, TierName
 from calico_k8s.model.resources import (
     PROTOCOL_NUMBERS,
     Action,
     Direction,
     EntityMatch,
+    HostEndpoint,
+    HostHook,
     NamedPort,
     Origin,
     Policy,
@@ -169,3 +173,33 @@ def test_what_is_no_object_s_name_is_refused(text: str) -> None:
 def test_an_unknown_policy_is_told_with_the_nearest_name() -> None:
     with pytest.raises(InputError, match="did you mean 'NetworkPolicy/prod/p'"):
         found(rule(), "NetworkPolicy/prod/q")
+
+
+@pytest.mark.parametrize(
+    ("hook", "selected", "words"),
+    [
+        (HostHook.LOCAL, ["HostEndpoint/uplink", "prod/a"], None),
+        (HostHook.FORWARDED, ["HostEndpoint/uplink", "prod/a"], "(applyOnForward)"),
+        (HostHook.PRE_DNAT, ["HostEndpoint/uplink"], "before DNAT (preDNAT)"),
+        (HostHook.UNTRACKED, ["HostEndpoint/uplink"], "before any connection (doNotTrack)"),
+    ],
+)
+def test_host_endpoints_are_selected_and_are_peers_and_the_hook_is_told(
+    hook: HostHook, selected: list[str], words: str | None
+) -> None:
+    node, address = NodeName("n1"), Address("192.168.0.1")
+    host = HostEndpoint(node, "uplink", "eth0", (address,), {"role": "node"})
+    wanted = rule(src=EntityMatch(selector=SelectorText("role == 'node'")))
+    ((key, value),) = policy("p", "all()", wanted).items()
+    assert isinstance(value, Policy)
+    state = both(
+        pod("a", "10.0.0.1"),
+        {keys.HostEndpointKey(node, "uplink"): host},
+        {key: msgspec.structs.replace(value, host_hook=hook)},
+    )
+    told = affected(Snapshot.from_items(state), parse_object_name("NetworkPolicy/prod/p"))
+    assert [endpoint.pod for endpoint in told.endpoints] == selected
+    assert told.rules[0].peers.pods == ("HostEndpoint/uplink",)
+    assert told.rules[0].endpoints == tuple(selected)
+    lines = [line for line in affected_lines(told) if line.startswith("it is asked")]
+    assert [line.endswith(words or "") for line in lines] == ([True] if words else [])

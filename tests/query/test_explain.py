@@ -2,14 +2,31 @@
 
 from typing import Literal
 
+import pytest
+
+from calico_k8s.model import keys
 from calico_k8s.model.addresses import Address
-from calico_k8s.model.resources import PROTOCOL_NUMBERS, Action, EntityMatch, Origin, Rule
+from calico_k8s.model.names import NodeName, PolicyId, SelectorText, TierName
+from calico_k8s.model.resources import (
+    PROTOCOL_NUMBERS,
+    Action,
+    Direction,
+    EntityMatch,
+    HostEndpoint,
+    HostHook,
+    Node,
+    Origin,
+    Policy,
+    PortRange,
+    Rule,
+)
 from calico_k8s.policy.snapshot import Snapshot
 from calico_k8s.query.explain import explain_lines, headline, report
 from calico_k8s.query.reach import Answer, Service, ask, find_party
-from tests.states import both, pod, policy, profile, selector, tier
+from tests.states import State, both, pod, policy, profile, selector, tier
 
 TCP = PROTOCOL_NUMBERS["tcp"]
+N1, NODE = NodeName("n1"), Address("192.168.0.1")
 PASS: Literal[Action.PASS] = Action.PASS
 
 
@@ -88,3 +105,95 @@ def test_a_verdict_that_no_policy_was_asked_for_says_why() -> None:
     )
     outside = headline(answer("192.0.2.1", "192.0.2.2"), "x", "y")
     assert outside == "allowed: x → y, tcp 80: neither end is a pod: nothing of ours judges it"
+
+
+ETH0 = HostEndpoint(N1, "n1-eth0", "eth0", (NODE,), {"role": "node"})
+HOSTS = both(
+    STATE, {keys.NodeKey(N1): Node(N1, (NODE,)), keys.HostEndpointKey(N1, "n1-eth0"): ETH0}
+)
+
+
+def of_hosts(hook: HostHook, action: Action, port: int) -> State:
+    """A policy of host endpoints alone, with one rule."""
+    origin = Origin("GlobalNetworkPolicy", name="nodes", index=0)
+    ports = EntityMatch(ports=(PortRange(port, port),))
+    made = Policy(
+        PolicyId("GlobalNetworkPolicy", "", "nodes"),
+        TierName("first"),
+        SelectorText("role == 'node'"),
+        (Direction.INGRESS,),
+        ingress=(Rule(action, origin, protocol=TCP, dst=ports),),
+        host_hook=hook,
+    )
+    return {keys.PolicyKey(made.tier, made.id): made}
+
+
+def asked(state: State, src: str, dst: str, port: int) -> Answer:
+    snapshot = Snapshot.from_items(state)
+    return ask(snapshot, find_party(snapshot, src), find_party(snapshot, dst), Service(TCP, port))
+
+
+def told(state: State, src: str, dst: str, port: int) -> list[str]:
+    return list(explain_lines(asked(state, src, dst, port), src, dst))
+
+
+def test_what_a_host_endpoint_denies_is_told_with_its_interface_and_hook() -> None:
+    state = both(HOSTS, of_hosts(HostHook.LOCAL, Action.ALLOW, 9100))
+    assert told(state, "192.0.2.1", "node/n1", 9101) == [
+        "denied: 192.0.2.1 → node/n1, tcp 9101: end of tier default, at eth0 of n1",
+        "  ingress of HostEndpoint n1-eth0, at eth0 of n1, of the node's own traffic: deny",
+        "    tier none … skipped",
+        "    tier first … pass",
+        "      policy NetworkPolicy/prod/p … pass",
+        "        NetworkPolicy prod/p, rule 1: deny from selector (app == 'nobody') … no match",
+        "        NetworkPolicy prod/p, rule 2: pass … pass",
+        "    tier default … deny",
+        "      policy NetworkPolicy/prod/q … no match",
+        "        NetworkPolicy prod/p, rule 1: deny from selector (app == 'nobody') … no match",
+        "    end of tier default: deny  ← decides",
+    ]
+
+
+def test_the_end_of_a_host_endpoints_profiles_is_told_as_its_own() -> None:
+    alone = {key: value for key, value in HOSTS.items() if not isinstance(value, Policy)}
+    first, *_ = told(alone, "192.0.2.1", "node/n1", 80)
+    assert first.endswith("80: end of profiles of HostEndpoint n1-eth0, at eth0 of n1")
+
+
+def test_a_port_that_stays_open_is_told_with_its_setting() -> None:
+    lines = told(HOSTS, "192.0.2.1", "node/n1", 22)
+    stays = "tcp 22 stays open whatever policy says, by failsafe-inbound-ports"
+    assert lines == [
+        f"allowed: 192.0.2.1 → node/n1, tcp 22: {stays}, at eth0 of n1",
+        f"  HostEndpoint n1-eth0, at eth0 of n1: {stays}",
+    ]
+    found = report(asked(HOSTS, "192.0.2.1", "node/n1", 22))
+    assert (found.verdict, found.reason) == ("allow", "failsafe")
+    assert {host.verdict for host in found.hosts} == {"open"}
+
+
+@pytest.mark.parametrize(
+    ("hook", "words"),
+    [
+        (HostHook.PRE_DNAT, "before DNAT (preDNAT)"),
+        (HostHook.UNTRACKED, "before any connection (doNotTrack)"),
+    ],
+)
+def test_what_an_early_hook_allows_is_told_to_be_asked_no_more(hook: HostHook, words: str) -> None:
+    lines = told(both(HOSTS, of_hosts(hook, Action.ALLOW, 80)), "192.0.2.1", "node/n1", 80)
+    assert lines[0].endswith("80: GlobalNetworkPolicy nodes, rule 1, at eth0 of n1")
+    assert f"  ingress of HostEndpoint n1-eth0, at eth0 of n1, {words}: allow" in lines
+    assert lines[-1] == "    what is allowed here is not asked at later hooks of n1"
+
+
+def test_what_passes_through_is_judged_beside_the_pods_policy() -> None:
+    state = both(HOSTS, of_hosts(HostHook.FORWARDED, Action.DENY, 80))
+    passing = policy("q", "all()", rule(Action.ALLOW, 0), tier="default")
+    lines = told(both(state, passing), "192.0.2.1", "prod/a", 80)
+    assert lines[0].endswith("80: GlobalNetworkPolicy nodes, rule 1, at eth0 of n1")
+    assert any("of what passes through (applyOnForward): deny" in line for line in lines)
+
+
+def test_an_interface_that_no_host_endpoint_is_about_is_said_to_be_nobodys() -> None:
+    (line,) = told(HOSTS, "192.0.2.1", "node/n1:eth7", 80)
+    assert line.endswith("no HostEndpoint is about eth7 of n1: nothing of ours judges it")

@@ -5,6 +5,7 @@ from hypothesis import given
 
 from calico_k8s.policy.snapshot import Snapshot
 from calico_k8s.policy.verdict import judge
+from calico_k8s.policy.ways import Judged
 from calico_k8s.query.turn import turn
 from tests.lab.clusters import Object, clusters
 from tests.laws.test_simulated_policies import flows, translated
@@ -15,7 +16,7 @@ from tests.translate.test_network_policies import policy
 
 def changes(world: World, src: str, dst: str, service: str = "tcp/80") -> tuple[str, ...]:
     flow, verdict = world.ask(src, dst, service)
-    found = turn(world.snapshot, flow, verdict)
+    found = turn(world.snapshot, Judged(flow, verdict))
     return found.changes if found is not None else ()
 
 
@@ -67,6 +68,6 @@ def test_a_verdict_of_any_cluster_is_turned_by_few_changes_or_by_none(
 ) -> None:
     snapshot = Snapshot.from_items(translated(objects))
     for flow in list(flows(snapshot))[::31]:
-        found = turn(snapshot, flow, judge(snapshot, flow))
+        found = turn(snapshot, Judged(flow, judge(snapshot, flow)))
         if found is not None:
             assert 0 < len(found.changes) <= 3

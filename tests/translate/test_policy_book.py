@@ -4,8 +4,14 @@ import pytest
 
 from calico_k8s.model import keys
 from calico_k8s.model.names import NetsetName, TierName
+from calico_k8s.model.resources import Value
 from calico_k8s.translate.cluster import Translator, translate_all
 from calico_k8s.translate.findings import ObjectRef
+from calico_k8s.translate.host_endpoints import (
+    ALLOW_ALL_NAME,
+    ALLOW_ALL_PROFILE,
+    allow_all_rules,
+)
 from calico_k8s.translate.namespaces import TranslateSettings
 from calico_k8s.translate.objects import (
     KubeObject,
@@ -38,15 +44,27 @@ def codes(translator: Translator, value: KubeObject) -> list[str] | None:
     return None if found is None else [str(finding.code) for finding in found]
 
 
-def test_the_built_in_tiers_are_there_whatever_comes_or_goes() -> None:
+def test_the_built_in_tiers_and_profile_are_there_whatever_comes_or_goes() -> None:
     translator = Translator(TranslateSettings())
-    built_in = {keys.TierKey(name): value for name, value in BUILT_IN_TIERS.items()}
+    tiers: dict[keys.Key, Value] = {keys.TierKey(n): tier for n, tier in BUILT_IN_TIERS.items()}
+    built_in = {
+        **tiers,
+        keys.ProfileRulesKey(ALLOW_ALL_PROFILE): allow_all_rules(),
+    }
     assert translator.flush().puts == built_in
-    given = only(tier("default", "order: 7"), "Tier")
-    translator.update(given)
-    translator.remove(object_ref(given))
-    translator.flush()
-    assert translator.items == built_in
+    profile = f"""
+apiVersion: projectcalico.org/v3
+kind: Profile
+metadata: {{name: {ALLOW_ALL_NAME}}}
+spec: {{ingress: [{{action: Deny}}]}}
+"""
+    for given in (only(tier("default", "order: 7"), "Tier"), only(profile, "Profile")):
+        translator.update(given)
+        assert codes(translator, given) in (["tier-fixed"], ["policy-invalid"])
+        assert translator.items.keys() == built_in.keys()
+        translator.remove(object_ref(given))
+        translator.flush()
+        assert translator.items == built_in
 
 
 def test_a_tier_that_comes_and_goes_is_told_to_its_policies() -> None:
