@@ -21,7 +21,13 @@ class LintCode(StrEnum):
     APISERVICE_UNREACHABLE = "apiservice-unreachable"
     CIDR_HIDDEN = "cidr-hidden"
     EGRESS_WITHOUT_DNS = "egress-without-dns"
+    HOST_ADDRESS_SHARED = "host-address-shared"
+    HOST_CLOSED = "host-closed"
+    HOST_INTERFACE_SHARED = "host-interface-shared"
     HOST_NETWORK = "host-network"
+    HOST_NODE_UNKNOWN = "host-node-unknown"
+    HOST_POLICY_UNUSED = "host-policy-unused"
+    HOST_PROFILE_UNKNOWN = "host-profile-unknown"
     INGRESS_UNREACHABLE = "ingress-unreachable"
     MANIFEST_UNREADABLE = "manifest-unreadable"
     NAMESPACE_CLOSED = "namespace-closed"
@@ -41,6 +47,7 @@ class LintCode(StrEnum):
     SERVICE_PORT_UNKNOWN = "service-port-unknown"
     STATEMENT_SHADOWED = "statement-shadowed"
     TARGET_MISMATCH = "target-mismatch"
+    UNTRACKED_ONE_WAY = "untracked-one-way"
     WEBHOOK_UNREACHABLE = "webhook-unreachable"
 
 
@@ -85,7 +92,13 @@ _SUMMARIES: Mapping[Code | LintCode, str] = {
     LintCode.ANNOTATION_GOVERNS: "a pod's annotation says who reaches it",
     LintCode.APISERVICE_UNREACHABLE: "the API server cannot reach an APIService's pods",
     LintCode.CIDR_HIDDEN: "a cidr source cannot be seen behind a NodePort or LoadBalancer",
+    LintCode.HOST_ADDRESS_SHARED: "a host endpoint expects an address that is somebody else's",
+    LintCode.HOST_CLOSED: "nothing speaks for a host endpoint, so it denies nearly everything",
+    LintCode.HOST_INTERFACE_SHARED: "two host endpoints are about one interface",
     LintCode.HOST_NETWORK: "an annotated pod is on its node's network",
+    LintCode.HOST_NODE_UNKNOWN: "a host endpoint is of a node that is not there",
+    LintCode.HOST_POLICY_UNUSED: "a policy of host endpoints alone selects none",
+    LintCode.HOST_PROFILE_UNKNOWN: "a host endpoint names a profile that is not there",
     LintCode.INGRESS_UNREACHABLE: "nothing outside the namespace reaches an Ingress' pods",
     LintCode.MANIFEST_UNREADABLE: "a file is not YAML, or cannot be read",
     LintCode.NAMESPACE_CLOSED: "only pods of a namespace reach its pods",
@@ -106,6 +119,7 @@ _SUMMARIES: Mapping[Code | LintCode, str] = {
     LintCode.SERVICE_PORT_UNKNOWN: "an open service names a port that none of its pods has",
     LintCode.STATEMENT_SHADOWED: "a statement never matches: an earlier one takes all of it",
     LintCode.TARGET_MISMATCH: "a statement's 'to' is never true of its own pod",
+    LintCode.UNTRACKED_ONE_WAY: "a doNotTrack policy allows what nothing lets answer",
     LintCode.WEBHOOK_UNREACHABLE: "the API server cannot reach a webhook's pods",
 }
 

@@ -16,6 +16,7 @@ from calico_k8s.lint.exposures import (
     service_findings,
     shared_address_findings,
 )
+from calico_k8s.lint.hosts import host_findings
 from calico_k8s.lint.policies import policy_findings
 from calico_k8s.lint.problems import CODES, LintCode, Problem
 from calico_k8s.lint.statements import statement_findings
@@ -73,6 +74,7 @@ def _findings(view: View) -> Iterator[Finding]:
     yield from hidden_source_findings(view)
     yield from shared_address_findings(view)
     yield from policy_findings(view)
+    yield from host_findings(view)
 
 
 def _unreadable(error: InputError) -> Problem:

@@ -15,7 +15,7 @@ import grammar
 from calico_k8s.errors import InputError
 from calico_k8s.model import keys
 from calico_k8s.model.addresses import Net, parse_net
-from calico_k8s.model.names import NetsetName, PolicyId, ProfileId, SelectorText, TierName
+from calico_k8s.model.names import NetsetName, PolicyId, SelectorText, TierName
 from calico_k8s.model.resources import (
     EARLY_HOOKS,
     Action,
@@ -31,7 +31,7 @@ from calico_k8s.model.resources import (
 )
 from calico_k8s.translate.calico_rules import PortsOf, RuleReader
 from calico_k8s.translate.findings import Code, FieldPath
-from calico_k8s.translate.host_endpoints import ALLOW_ALL_NAME
+from calico_k8s.translate.host_endpoints import ALLOW_ALL_NAME, profile_id
 from calico_k8s.translate.labels import (
     NAMESPACE_LABEL,
     NAMESPACE_PREFIX,
@@ -150,7 +150,7 @@ def read_profile(value: CalicoProfile, ports_of: PortsOf) -> Reading:
         reader.tell(Code.POLICY_INVALID, message, ("metadata", "name"))
         return reader.nothing()
     spec = value.spec if isinstance(value.spec, dict) else {}
-    profile = ProfileId(f"profile.{reader.ref.name}")
+    profile = profile_id(reader.ref.name)
     read = RuleReader(reader, "", ports_of)
     ingress = reader.rules(spec.get("ingress"), ("spec", "ingress"), action_word, read.ingress)
     egress = reader.rules(spec.get("egress"), ("spec", "egress"), action_word, read.egress)

@@ -43,8 +43,19 @@ class _Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     protocol: str | int
 
 
+def profile_id(name: str) -> ProfileId:
+    """What the Profile object of that name becomes."""
+    return ProfileId(f"{_WRITTEN_PREFIX}{name}")
+
+
+def profile_name(profile: ProfileId) -> str:
+    """The name of the Profile object that became it."""
+    return profile.removeprefix(_WRITTEN_PREFIX)
+
+
+_WRITTEN_PREFIX = "profile."
 ALLOW_ALL_NAME = "projectcalico-default-allow"
-ALLOW_ALL_PROFILE = ProfileId(f"profile.{ALLOW_ALL_NAME}")
+ALLOW_ALL_PROFILE = profile_id(ALLOW_ALL_NAME)
 """Built in: what no policy speaks of is allowed.  Host endpoints that are made have it.
 
 Source: Calico, libcalico-go/lib/resources/static.go, for this name; the others are
@@ -139,7 +150,7 @@ def _expected_ips(reader: Reader, spec: Document) -> tuple[Address, ...]:
 
 def _profiles(reader: Reader, spec: Document) -> tuple[ProfileId, ...]:
     names = _list(reader, spec, "profiles", tuple[str, ...])
-    return tuple(ProfileId(f"profile.{name}") for name in dict.fromkeys(names))
+    return tuple(profile_id(name) for name in dict.fromkeys(names))
 
 
 def _ports(reader: Reader, spec: Document) -> tuple[NamedPort, ...]:
