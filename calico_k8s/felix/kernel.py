@@ -25,6 +25,7 @@ from calico_k8s.felix.ipsets import IpsetDriver, clean_ipsets
 from calico_k8s.felix.iptables import inprocess
 from calico_k8s.felix.iptables.backend import clean_tables, sweep_backend
 from calico_k8s.felix.iptables.driver import TableDriver
+from calico_k8s.felix.iptables.nftdirect import NftWriter, open_writer
 from calico_k8s.felix.iptables.programs import Backend, dropped_packets, save
 from calico_k8s.felix.nftables.driver import Nftables, clean_nftables
 from calico_k8s.felix.nftables.foreign import foreign_drops
@@ -72,6 +73,7 @@ class Kernel:
         self._nftables = Nftables(self.versions) if backend is Native.NFTABLES else None
         self.ipsets = IpsetDriver(sets=None if self._nftables is None else self._nftables.sets)
         self._tables = self._table_writers()
+        self._netlink: NftWriter | None = None
         self.applier = Applier(self.ipsets, self._tables, hold_mark, self._nftables)
 
     def _table_writers(self) -> Mapping[tuple[Version, TableName], TableWriter]:
@@ -99,11 +101,22 @@ class Kernel:
             driver.close()
         if self._nftables is not None:
             self._nftables.close()
+        if self._netlink is not None:
+            self._netlink.close()
 
     def prepare(self) -> None:
-        """Make small edits of legacy tables quick from now on; what it takes is done beside us."""
+        """Make small edits of tables quick from now on; what takes long is done beside us."""
         if self.backend is Backend.LEGACY:
             threading.Thread(target=inprocess.load, name="load-iptc", daemon=True).start()
+        if self.backend is Backend.NFT and self._netlink is None:
+            try:
+                self._netlink = open_writer()
+            except KernelError as error:
+                log.info("chains are written by iptables-nft-restore", error=str(error))
+                return
+            for driver in self._tables.values():
+                if isinstance(driver, TableDriver):
+                    driver.write_by(self._netlink)
 
     def sweep_other_backends(self) -> None:
         """Remove what an earlier run wrote by another backend: a packet would have to pass both.

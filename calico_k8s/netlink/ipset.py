@@ -17,8 +17,9 @@ import msgspec
 from calico_k8s.errors import NetlinkError
 from calico_k8s.model.addresses import Version
 from calico_k8s.netlink.members import FAMILIES, pack_member, unpack_member
-from calico_k8s.netlink.socket import NETLINK_NETFILTER, NetlinkSocket
+from calico_k8s.netlink.socket import BATCH_MESSAGES, NETLINK_NETFILTER, NetlinkSocket
 from calico_k8s.netlink.wire import (
+    BE16,
     BE32,
     NLA_F_NET_BYTEORDER,
     NLM_F_CREATE,
@@ -36,13 +37,14 @@ from calico_k8s.netlink.wire import (
 from calico_k8s.render.tables import IpsetName, IpsetType, KernelIpset, KernelMember
 
 NFNL_SUBSYS_IPSET = 6
-IPSET_PROTOCOL = 6  # 7 (Linux 5.1) adds only GET_BYNAME and GET_BYINDEX
+IPSET_PROTOCOL = 6
+IPSET_PROTOCOL_BYNAME = 7  # Linux 5.1: adds only GET_BYNAME and GET_BYINDEX
 
-CMD_CREATE, CMD_DESTROY, CMD_SWAP, CMD_LIST, CMD_ADD, CMD_DEL, CMD_TEST, CMD_TYPE = (
-    2, 3, 6, 7, 9, 10, 11, 13,
+CMD_CREATE, CMD_DESTROY, CMD_SWAP, CMD_LIST, CMD_ADD, CMD_DEL, CMD_TEST, CMD_TYPE, CMD_GET_BYNAME = (
+    2, 3, 6, 7, 9, 10, 11, 13, 14,
 )  # fmt: skip
 ATTR_PROTOCOL, ATTR_SETNAME, ATTR_TYPENAME, ATTR_REVISION, ATTR_FAMILY = 1, 2, 3, 4, 5
-ATTR_FLAGS, ATTR_DATA, ATTR_ADT, ATTR_LINENO = 6, 7, 8, 9
+ATTR_FLAGS, ATTR_DATA, ATTR_ADT, ATTR_LINENO, ATTR_INDEX = 6, 7, 8, 9, 11
 ATTR_SETNAME2 = 3
 ATTR_CADT_FLAGS, ATTR_HASHSIZE, ATTR_MAXELEM, ATTR_REFERENCES = 8, 18, 19, 25
 FLAG_LIST_HEADER = 1 << 2
@@ -249,6 +251,30 @@ class IpsetSocket:
                 headers[header.name] = header
         return headers
 
+    def indexes(self, names: Sequence[str]) -> list[int]:
+        """The number of each set, by which rules of iptables ask it while it is there.
+
+        Raises:
+            NetlinkError: there is no such set, or the kernel is older than 5.1.
+        """
+        requests = [
+            _request(
+                CMD_GET_BYNAME, text_attribute(ATTR_SETNAME, name), protocol=IPSET_PROTOCOL_BYNAME
+            )
+            for name in names
+        ]
+        found: list[int] = []
+        for start in range(0, len(requests), BATCH_MESSAGES):
+            codes, answers = self._socket.exchange(requests[start : start + BATCH_MESSAGES])
+            for name, code in zip(names[start:], codes, strict=False):
+                if code:
+                    raise ipset_error(f"ipset number of {name}", code)
+            found += [
+                BE16.unpack(attribute_map(memoryview(answer)[4:])[ATTR_INDEX])[0]
+                for answer in answers
+            ]
+        return found
+
     def members(self, ipset: KernelIpset) -> list[KernelMember]:
         """What one set holds, in no order.  Cost: some 6 us a member."""
         request = _request(CMD_LIST, text_attribute(ATTR_SETNAME, ipset.name))
@@ -297,8 +323,14 @@ def ipset_error(what: str, code: int) -> NetlinkError:
     return NetlinkError(f"{what}: {text}", code)
 
 
-def _request(command: int, *parts: bytes, flags: int = 0, family: int = 0) -> Request:
-    body = attribute(ATTR_PROTOCOL, bytes((IPSET_PROTOCOL,))) + b"".join(parts)
+def _request(
+    command: int,
+    *parts: bytes,
+    flags: int = 0,
+    family: int = 0,
+    protocol: int = IPSET_PROTOCOL,
+) -> Request:
+    body = attribute(ATTR_PROTOCOL, bytes((protocol,))) + b"".join(parts)
     return netfilter_request(NFNL_SUBSYS_IPSET, command, flags, family, body)
 
 

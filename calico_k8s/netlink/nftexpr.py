@@ -193,6 +193,27 @@ def limit(rate: int, burst: int) -> bytes:
     )
 
 
+def counter() -> bytes:
+    """Count packets and bytes, and go on."""
+    return _expression("counter")
+
+
+def in_range(low: bytes, high: bytes) -> bytes:
+    """Go on where the loaded value is in a range, both ends included."""
+    ends = (nested(3, attribute(NFTA_DATA_VALUE, low)), nested(4, attribute(NFTA_DATA_VALUE, high)))
+    return _expression("range", _number(1, KEY), _number(2, Cmp.EQ), *ends)
+
+
+def extension_match(name: str, revision: int, info: bytes) -> bytes:
+    """Go on where a match of iptables holds; ``info`` is the match's own structure."""
+    return _expression("match", *_extension(name, revision, info))
+
+
+def extension_target(name: str, revision: int, info: bytes) -> bytes:
+    """Do what a target of iptables does; ``info`` is the target's own structure."""
+    return _expression("target", *_extension(name, revision, info))
+
+
 def each_in_set(set_name: str, expression: bytes) -> bytes:
     """Have an expression of its own for each key, kept in a set; go on where that does.
 
@@ -212,6 +233,10 @@ def _expression(name: str, *parts: bytes) -> bytes:
     return nested(
         NFTA_LIST_ELEM, text_attribute(NFTA_EXPR_NAME, name), nested(NFTA_EXPR_DATA, *parts)
     )
+
+
+def _extension(name: str, revision: int, info: bytes) -> tuple[bytes, ...]:
+    return text_attribute(1, name), _number(2, revision), attribute(3, info)
 
 
 def _number(kind: int, number: int) -> bytes:

@@ -60,6 +60,13 @@ class SetElement(NamedTuple):
     flags: int = 0
 
 
+class RuleProtocol(NamedTuple):
+    """The protocol that a rule of iptables asks for, or that it must not be."""
+
+    number: int
+    is_inverted: bool
+
+
 class TableMessages:
     """Messages about one table of one family."""
 
@@ -91,15 +98,21 @@ class TableMessages:
         """Delete a chain that nothing leads to."""
         return self._request(NFT_MSG_DELCHAIN, 0, text_attribute(3, name))
 
-    def add_rule(self, chain: str, expressions: bytes, user_data: bytes) -> Request:
-        """Append a rule."""
-        return self._request(
-            NFT_MSG_NEWRULE,
-            NLM_F_CREATE | NLM_F_APPEND,
-            text_attribute(2, chain),
-            nested(4, expressions),
-            attribute(7, user_data),
-        )
+    def add_rule(
+        self,
+        chain: str,
+        expressions: bytes,
+        user_data: bytes = b"",
+        protocol: RuleProtocol | None = None,
+    ) -> Request:
+        """Append a rule; extensions of iptables in it are told the protocol that it asks for."""
+        parts = [text_attribute(2, chain), nested(4, expressions)]
+        if protocol is not None:
+            inverted = attribute(2, BE32.pack(2 if protocol.is_inverted else 0))
+            parts.append(nested(5, attribute(1, BE32.pack(protocol.number)), inverted))
+        if user_data:
+            parts.append(attribute(7, user_data))
+        return self._request(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, *parts)
 
     def flush_chain(self, name: str) -> Request:
         """Delete every rule of a chain."""

@@ -7,6 +7,8 @@
     legacy      what a legacy table holds, read from the kernel
     nft         what an iptables-nft table holds, read from the kernel
     inprocess   small edits of a legacy table by python-iptables
+    nftrules    a rule's text → what iptables-nft makes of it         pure
+    nftdirect   our chains in an iptables-nft table, written by netlink
     programs    iptables-restore and -save, their lock and errors
     backend     which backend a node uses; removing all that is ours
     driver      a table: held, desired, apply, watch

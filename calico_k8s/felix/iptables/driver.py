@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, Protocol
 
-from calico_k8s.errors import IptablesError
+from calico_k8s.errors import IptablesError, NetlinkError
 from calico_k8s.felix.differences import Difference
 from calico_k8s.felix.iptables.compare import table_differences
 from calico_k8s.felix.iptables.hashes import HashedTable, Hasher, RuleHash
@@ -26,6 +26,7 @@ from calico_k8s.felix.iptables.inprocess import (
 )
 from calico_k8s.felix.iptables.legacy import LegacyReader
 from calico_k8s.felix.iptables.nft import NftReader
+from calico_k8s.felix.iptables.nftdirect import NftWriter
 from calico_k8s.felix.iptables.plan import (
     Held,
     Plan,
@@ -99,6 +100,11 @@ class TableDriver:
         self._doubted: frozenset[ChainName] = frozenset()
         """Chains that are written again, whatever the hash in them says."""
         self._kept_chains: frozenset[str] = frozenset()
+        self._netlink: NftWriter | None = None
+
+    def write_by(self, writer: NftWriter) -> None:
+        """Have chains of an nft table written over netlink, where that can be done."""
+        self._netlink = writer
 
     def close(self) -> None:
         """Release the reader; the kernel keeps its rules."""
@@ -236,6 +242,11 @@ class TableDriver:
             with suppress(InProcessRefusal):  # iptables-restore then does it, or says what is wrong
                 edit_table(self._version, self._table, edits, self._lock_timeout_s)
                 return
+        # What iptables spells otherwise than expected is for iptables to write.
+        if self._netlink is not None and not self._doubted:
+            with suppress(NetlinkError):  # iptables-restore says what is wrong
+                if self._netlink.write(self._version, self._table, plan):
+                    return
         try:
             self._restore(plan.restore_text(self._table))
         except IptablesError:

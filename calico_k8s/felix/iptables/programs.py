@@ -28,6 +28,7 @@ _COUNTED_DROP = re.compile(
     rf'^\[(\d+):\d+\] -A (\S+) (?:-m comment --comment "?{COMMENT_PREFIX}[\w-]+"? )?-j DROP$',
     re.MULTILINE,
 )
+_VERSION = re.compile(r" v(\d+(?:\.\d+)+)")
 _NOISE = re.compile(r"^(# Warning: .*|Try `.*|)$\n?", re.MULTILINE)
 
 
@@ -56,6 +57,20 @@ def restore(
     done = _run((program, "--noflush", *wait), text, lock_timeout_s)
     if done.returncode:
         raise IptablesError(f"{program}: {_explain(done.stderr, text)}")
+
+
+def program_version(backend: Backend) -> tuple[int, ...]:
+    """The version of a backend's programs: ``(1, 8, 9)``.
+
+    Raises:
+        IptablesError: the program failed, or says none.
+    """
+    program = f"iptables-{backend}"
+    done = _run((program, "--version"), "", 0)
+    found = _VERSION.search(done.stdout)
+    if found is None:
+        raise IptablesError(f"{program} does not tell its version: {done.stdout.strip()!r}")
+    return tuple(map(int, found[1].split(".")))
 
 
 def save(

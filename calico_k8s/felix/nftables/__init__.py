@@ -2,7 +2,6 @@
 
 ::
 
-    words       a rule's text → expressions                            pure
     elements    a set, a member → nftables' sets and elements          pure
     disjoint    nets that lie within others, left out                  pure
     images      a chain as it is held, and as it is read back          pure

@@ -19,8 +19,8 @@ from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Final, NamedTuple
 
+from calico_k8s.felix.expressions import interface_key
 from calico_k8s.felix.nftables.disjoint import Bounds
-from calico_k8s.felix.nftables.words import interface_key
 from calico_k8s.model.addresses import ADDRESS_BITS, Version
 from calico_k8s.model.resources import PROTOCOL_NAMES, PROTOCOL_NUMBERS
 from calico_k8s.netlink.members import FAMILIES, format_address

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from calico_k8s.felix.differences import Difference, chain_difference
+from calico_k8s.felix.expressions import FlowLimit, Part, PortSet, TypeOf, compile_rule
 from calico_k8s.felix.nftables.batch import Batch
 from calico_k8s.felix.nftables.elements import (
     LEAF_MAP,
@@ -27,7 +28,6 @@ from calico_k8s.felix.nftables.images import (
     unpack_comment,
     write_chain,
 )
-from calico_k8s.felix.nftables.words import FlowLimit, Part, PortSet, TypeOf, compile_rule
 from calico_k8s.model.addresses import Version
 from calico_k8s.netlink import nftexpr as nft
 from calico_k8s.netlink.nftables import HookPlace, NftSocket, SetKind, rule_identity

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Final
 
 from calico_k8s.errors import KernelError
+from calico_k8s.felix.expressions import same_set
 from calico_k8s.felix.nftables.batch import Batch
 from calico_k8s.felix.nftables.disjoint import Bounds, DisjointNets, Edits
 from calico_k8s.felix.nftables.elements import (
@@ -28,7 +29,6 @@ from calico_k8s.felix.nftables.elements import (
     set_kind,
 )
 from calico_k8s.felix.nftables.family import TABLE, FamilyTable
-from calico_k8s.felix.nftables.words import same_set
 from calico_k8s.model.addresses import Version
 from calico_k8s.netlink.ipset import Edit, EditFailure, IpsetHeader, MemberCommand
 from calico_k8s.netlink.nftables import NftSocket

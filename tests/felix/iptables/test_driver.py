@@ -6,10 +6,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from calico_k8s.errors import IptablesError
 from calico_k8s.felix.iptables.driver import TableDriver
+from calico_k8s.felix.iptables.nftdirect import NftWriter
 from calico_k8s.felix.iptables.programs import Backend, program_name, save
 from calico_k8s.model.addresses import Version
 from calico_k8s.netlink.nftables import NftSocket
@@ -59,19 +61,19 @@ class Tool:
     """``iptables`` of one backend and family."""
 
     def __init__(self, backend: Backend, version: Version) -> None:
-        self._backend, self._version = backend, version
+        self.backend, self._version = backend, version
 
     def __call__(self, words: str) -> None:
-        run(program_name(self._backend, self._version, "x").removesuffix("-x"), *words.split())
+        run(program_name(self.backend, self._version, "x").removesuffix("-x"), *words.split())
 
     def chain(self, name: str) -> list[str]:
         """The chain's rules as saved, without the hashes of our comments."""
-        lines = save(self._backend, self._version, "filter").splitlines()
+        lines = save(self.backend, self._version, "filter").splitlines()
         rules = [line.split(" ", 2)[2] for line in lines if line.startswith(f"-A {name} ")]
         return [" ".join(part for part in rule.split(" ") if "cali:" not in part) for rule in rules]
 
     def chains(self) -> list[str]:
-        lines = save(self._backend, self._version, "filter").splitlines()
+        lines = save(self.backend, self._version, "filter").splitlines()
         return sorted(line[1:].split(" ")[0] for line in lines if line.startswith(":"))
 
 
@@ -83,7 +85,10 @@ def tool(namespace: Namespace, backend: Backend, version: Version) -> Tool:
 @pytest.fixture
 def driver(namespace: Namespace, backend: Backend, version: Version) -> Iterator[TableDriver]:
     driver = TableDriver(backend, version, "filter", lock_timeout_s=1)
-    yield driver
+    with contextlib.closing(NftWriter()) as writer:
+        if backend is Backend.NFT:  # as in a running agent
+            driver.write_by(writer)
+        yield driver
     driver.close()
 
 
@@ -210,11 +215,11 @@ def test_a_rule_that_iptables_spells_otherwise_is_written_once_more_and_then_lef
     driver.set_desired(table(version, {"cali-a": ("-m tcp -p tcp --dport 80 -j DROP", "-j DROP")}))
     driver.apply()
     assert driver.mend_words() == 0, "it is not drift"
-    kept = save(tool._backend, version, "filter")
+    kept = save(tool.backend, version, "filter")
     assert driver.mend_words() == 0
     tool("-R cali-a 1 -p tcp -m tcp --dport 80 -j ACCEPT")
     assert driver.mend_words() == 1
-    assert without_counters(save(tool._backend, version, "filter")) == without_counters(kept)
+    assert without_counters(save(tool.backend, version, "filter")) == without_counters(kept)
 
 
 def without_counters(saved: str) -> list[str]:
@@ -281,16 +286,40 @@ def test_a_chain_that_others_jump_to_is_emptied_and_goes_when_they_let_go(
     assert not driver.has_drifted()
 
 
+@pytest.mark.parametrize("backend", [Backend.NFT])
+def test_chains_of_ours_in_an_nft_table_are_written_without_a_program(
+    driver: TableDriver, tool: Tool, version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.set_desired(usual(version))
+    driver.apply()
+    rules = ("-p tcp -m tcp --dport 443 -j ACCEPT", "-j DROP")
+    changed = table(version, {"cali-group": rules, "cali-new": rules}).chains
+    chains = {**usual(version).chains, **changed}
+    driver.set_desired(msgspec.structs.replace(usual(version), chains=chains))
+    with monkeypatch.context() as without:
+        without.setenv("PATH", "")
+        assert driver.apply() > 0
+    assert tool.chain("cali-new") == [rules[0], "-m comment --comment -j DROP"]
+    assert tool.chain("cali-group") == tool.chain("cali-new")
+    assert not driver.has_drifted()
+    assert driver.mend_words() == 0
+    driver.set_desired(usual(version))
+    with monkeypatch.context() as without:
+        without.setenv("PATH", "")
+        assert driver.apply() > 0
+    assert "cali-new" not in tool.chains()
+
+
 def test_a_refused_rule_is_named_and_nothing_of_the_batch_is_written(
     driver: TableDriver, tool: Tool, version: Version
 ) -> None:
     driver.set_desired(usual(version))
     driver.apply()
-    before = save(tool._backend, version, "filter").count("\n")
+    before = save(tool.backend, version, "filter").count("\n")
     driver.set_desired(table(version, {"cali-a": ("-j DROP",), "cali-b": ("-p tcp --dprt 1",)}))
     with pytest.raises(IptablesError, match=r"--dprt.*: -A cali-b -p tcp --dprt 1"):
         driver.apply()
-    assert save(tool._backend, version, "filter").count("\n") == before
+    assert save(tool.backend, version, "filter").count("\n") == before
     driver.set_desired(usual(version))
     assert driver.apply() == 0
 

@@ -6,6 +6,7 @@ from calico_k8s.errors import IptablesError
 from calico_k8s.felix.iptables.programs import (
     Backend,
     program_name,
+    program_version,
     restore,
     save,
     saved_texts,
@@ -27,6 +28,17 @@ def test_a_programs_name_says_its_backend_and_family(
     backend: Backend, version: Version, expected: str
 ) -> None:
     assert program_name(backend, version, "restore") == expected
+
+
+@pytest.mark.kernel
+def test_a_program_tells_its_version(backend: Backend) -> None:
+    assert (1, 8) < program_version(backend) < (2,)
+
+
+def test_a_program_that_is_not_there_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(IptablesError, match="iptables-nft was not found"):
+        program_version(Backend.NFT)
 
 
 @pytest.mark.kernel

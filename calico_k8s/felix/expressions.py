@@ -2,7 +2,8 @@
 
 In: rules as :mod:`calico_k8s.render.text` words them, and the types of the sets they ask.  Out:
 the expressions that do the same.  Every word that a renderer uses has its arm here; another is
-refused, never passed over.
+refused, never passed over.  The native backend writes all of them, iptables' nft backend those that
+iptables-nft itself makes of a word.
 
 A comparison that does not hold ends a rule, so the expressions of a rule's matches, one after the
 other, are their conjunction, as in iptables.
@@ -35,7 +36,7 @@ ADDRESS_BYTES: Final[dict[Version, int]] = {4: 4, 6: 16}
 _STATES: Final = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}
 _DIRECTIONS: Final = {"ORIGINAL": 0, "REPLY": 1}
 _ADDRESS_TYPES: Final = {"UNICAST": nft.RTN_UNICAST, "LOCAL": nft.RTN_LOCAL}
-_PROTOCOLS: Final = {word: number for number, word in text.PROTOCOL_WORDS.items()}
+PROTOCOLS: Final = {word: number for number, word in text.PROTOCOL_WORDS.items()}
 _VERDICTS: Final = {"RETURN": nft.NFT_RETURN, "DROP": nft.NF_DROP, "ACCEPT": nft.NF_ACCEPT}
 
 
@@ -155,7 +156,7 @@ class _Words:
 
     def protocol(self, sense: Cmp) -> Iterator[Part]:
         word = self._next()
-        number = int(word) if word.isdecimal() else self._number(_PROTOCOLS, word)
+        number = int(word) if word.isdecimal() else self._number(PROTOCOLS, word)
         yield nft.load_meta(Meta.L4PROTO)
         yield nft.compare(sense, bytes((number,)))
 
@@ -267,7 +268,7 @@ class _Words:
         return self._port(2, sense)
 
     def _port(self, offset: int, sense: Cmp) -> Iterator[Part]:
-        low, high = _port_range(self._next())
+        low, high = port_range(self._next())
         if sense is not Cmp.EQ:
             raise self._unknown("!")
         yield nft.load_payload(Base.TRANSPORT, offset, 2)
@@ -284,7 +285,7 @@ class _Words:
         return self._ports(2, sense)
 
     def _ports(self, offset: int, sense: Cmp) -> Iterator[Part]:
-        ranges = _merged(map(_port_range, self._next().split(",")))
+        ranges = _merged(map(port_range, self._next().split(",")))
         yield nft.load_payload(Base.TRANSPORT, offset, 2)
         has_ranges = any(low != high for low, high in ranges)
         elements = [
@@ -418,7 +419,8 @@ def _value_and_mask(words: str) -> tuple[int, int]:
     return int(value, 16), int(bits, 16) if bits else 0xFFFFFFFF
 
 
-def _port_range(word: str) -> tuple[int, int]:
+def port_range(word: str) -> tuple[int, int]:
+    """The first and the last port of ``80`` or ``8000:8080``."""
     low, _, high = word.partition(":")
     return int(low), int(high or low)
 

@@ -6,8 +6,8 @@ from contextlib import closing
 import pytest
 
 from calico_k8s.errors import KernelError
+from calico_k8s.felix.expressions import compile_rule
 from calico_k8s.felix.nftables.driver import Nftables
-from calico_k8s.felix.nftables.words import compile_rule
 from calico_k8s.model.addresses import Version
 from calico_k8s.render.tables import ChainName, IpsetName, IpsetType, KernelIpset, RuleText, Table
 from calico_k8s.render.text import FROM_ELSEWHERE_TO_ONE, SAME_ENDS

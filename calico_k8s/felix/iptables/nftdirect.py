@@ -1,0 +1,116 @@
+"""Chains of an iptables-nft table written over netlink, without a process.
+
+In: the plan for a table.  Out: whether it was carried out; if not, nothing was written and
+``iptables-nft-restore`` does it, or says what is wrong.  That program reads every address of the
+machine for each port that it is told, and asks the kernel about each extension: 7 ms and more for
+a chain, where this takes 0.3.
+
+Taken on are plans for chains of ours alone, every word of which :mod:`.nftrules` knows.  For these
+a test compares what both ways leave in the kernel, byte for byte.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from calico_k8s.errors import IptablesError
+from calico_k8s.felix.iptables.nftrules import CompatRule, asked_sets, compile_compat
+from calico_k8s.felix.iptables.plan import Plan, own_chain
+from calico_k8s.felix.iptables.programs import Backend, program_version
+from calico_k8s.model.addresses import Version
+from calico_k8s.netlink.ipset import IpsetSocket
+from calico_k8s.netlink.nftables import NftSocket
+from calico_k8s.netlink.nftwrite import TableMessages
+from calico_k8s.netlink.wire import Request
+from calico_k8s.render.tables import TableName
+
+SINCE: Final = (1, 8, 9)
+"""The iptables whose rules are written here; earlier ones do not read each of them as theirs."""
+
+_LINE: Final = re.compile(r"(?P<verb>:|-A |-X )(?P<chain>\S+)(?: (?P<rest>.*))?")
+
+
+Compiler = Callable[[str], CompatRule | None]
+
+
+class _Edit(NamedTuple):
+    verb: str
+    chain: str
+    rule: str
+
+
+class NftWriter:
+    """Writes tables of the namespace it is made in.
+
+    Raises:
+        NetlinkError: the kernel refused, and nothing was written.
+    """
+
+    def __init__(self) -> None:
+        self._nft = NftSocket()
+        self._ipsets = IpsetSocket()
+
+    def close(self) -> None:
+        """Release the sockets."""
+        self._nft.close()
+        self._ipsets.close()
+
+    def write(self, version: Version, table: TableName, plan: Plan) -> bool:
+        """Carry a plan out in one transaction; False where it is not for this way."""
+        edits = _split_plan(plan)
+        if edits is None:
+            return False
+        requests = _requests(TableMessages(version, table), edits, self._compiler(version, edits))
+        if requests is None:
+            return False
+        self._nft.commit(requests)
+        return True
+
+    def _compiler(self, version: Version, edits: list[_Edit]) -> Compiler:
+        """Sets are asked by number, which a set that is made anew has another of."""
+        names = sorted({name for edit in edits for name in asked_sets(edit.rule)})
+        numbers = dict(zip(names, self._ipsets.indexes(names), strict=True))
+        return lambda rule: compile_compat(rule, version, numbers)
+
+
+def open_writer() -> NftWriter:
+    """A writer for the namespace of the caller.  Cost: a process.
+
+    Raises:
+        KernelError: this machine's iptables has other rules than are written here.
+    """
+    version = program_version(Backend.NFT)
+    if version < SINCE:
+        told, since = (".".join(map(str, each)) for each in (version, SINCE))
+        raise IptablesError(f"iptables-nft is {told}, older than {since}")
+    return NftWriter()
+
+
+def _requests(
+    messages: TableMessages, edits: list[_Edit], compiled: Compiler
+) -> list[Request] | None:
+    """Chains are there before the first rule that leads to them, and empty when they go."""
+    made: list[Request] = []
+    rules: list[Request] = []
+    dropped: list[Request] = []
+    for verb, chain, text in edits:
+        if verb == ":":
+            made += (messages.make_chain(chain), messages.flush_chain(chain))
+        elif verb == "-X":
+            dropped.append(messages.delete_chain(chain))
+        elif rule := compiled(text):
+            rules.append(messages.add_rule(chain, rule.expressions, protocol=rule.protocol))
+        else:
+            return None
+    return [*made, *rules, *dropped]
+
+
+def _split_plan(plan: Plan) -> list[_Edit] | None:
+    """The plan's lines taken apart; None where one is about a built-in chain."""
+    edits: list[_Edit] = []
+    for line in (*plan.lines, *plan.deletes):
+        found = _LINE.fullmatch(line)
+        if found is None or not own_chain(found["chain"]):
+            return None
+        edits.append(_Edit(found["verb"].strip(), found["chain"], found["rest"] or ""))
+    return edits
