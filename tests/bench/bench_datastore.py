@@ -128,7 +128,7 @@ def bench_etcd(folder: Path) -> None:
         report(
             f"etcd: {PUTS} puts",
             rounds(puts_of(store)),
-            "bare grpc, requests ready",
+            "bare calls, requests ready",
             rounds(lambda: [member.call(transport.TXN, request) for request in ready]),
         )
         fill(store)
@@ -136,7 +136,7 @@ def bench_etcd(folder: Path) -> None:
         report(
             f"etcd: read {ENTRIES} entries",
             rounds(lambda: store.read("/v1/k/")),
-            "bare grpc, one answer, not parsed",
+            "bare call, one answer, not parsed",
             rounds(lambda: member.call(transport.RANGE, everything, 60)),
         )
 

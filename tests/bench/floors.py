@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import grpc
+
 from calico_k8s.datastore.etcd import transport, wire
 from calico_k8s.datastore.location import EtcdLocation, parse_url
 from calico_k8s.datastore.store import Put
@@ -60,7 +62,8 @@ def latencies(write: Write, arrivals: Arrivals, count: int = LATENCIES) -> list[
 
 def grpc_latencies(endpoint: str, count: int = LATENCIES) -> list[float]:
     """Seconds of a put to an etcd's own watch; the request is ready and the answer is not read."""
-    with closing(transport.Member(endpoint, None)) as member:
+    with closing(grpc.insecure_channel(endpoint)) as channel:
+        transact = channel.unary_unary(transport.TXN)
         put = wire.encode_txn("/floor", [Put("/w/1", VALUE)], ())
         stop = threading.Event()
 
@@ -70,12 +73,12 @@ def grpc_latencies(endpoint: str, count: int = LATENCIES) -> list[float]:
 
         def arrivals(on_arrival: Callable[[], None]) -> None:
             try:
-                for _ in member.stream(transport.WATCH, requests(), None):
+                for _ in channel.stream_stream(transport.WATCH)(requests()):
                     on_arrival()
-            except transport.STREAM_ERRORS:
+            except grpc.RpcError:
                 return
 
-        times = latencies(lambda: member.call(transport.TXN, put), arrivals, count)
+        times = latencies(lambda: transact(put), arrivals, count)
         stop.set()
         return times
 

@@ -188,7 +188,7 @@ def _controller(folder: Path, kube: ApiServer, store: LabStore) -> CommandContro
 
 
 def _open(etcd: EtcdCluster, network: Cluster, stack: ExitStack) -> LabStore:
-    """The datastore, from this process, whose gRPC threads stay outside the namespace."""
+    """The datastore, from this process, which is outside the namespace when it asks."""
     ports = [
         stack.enter_context(
             closing(Forwarder(network.control, Address(member.host.address), member.port))

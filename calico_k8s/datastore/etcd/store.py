@@ -8,8 +8,8 @@ matter, what the bytes look like the wire's.
 import threading
 from collections.abc import Sequence
 
-from calico_k8s.datastore.etcd import transport, wire
-from calico_k8s.datastore.etcd.transport import Login, Member, Members
+from calico_k8s.datastore.etcd import messages, transport, wire
+from calico_k8s.datastore.etcd.transport import Login, Members
 from calico_k8s.datastore.etcd.watcher import EtcdWatcher, Place
 from calico_k8s.datastore.location import EtcdLocation, TlsFiles
 from calico_k8s.datastore.store import (
@@ -141,37 +141,27 @@ class EtcdStore:
 
     def grant_lease(self, ttl_s: int) -> LeaseId:
         """A lease; one that was granted but not heard of ends by itself."""
-        answer = self._call(transport.LEASE_GRANT, transport.encode_lease_grant(ttl_s))
-        return LeaseId(transport.decode_lease_grant(answer))
+        answer = self._call(transport.LEASE_GRANT, messages.encode_lease_grant(ttl_s))
+        return LeaseId(messages.decode_lease_grant(answer))
 
     def keep_alive(self, lease: LeaseId) -> None:
         """Gives the lease its full time again."""
-
-        def attempt(member: Member) -> bytes:
-            requests = iter((transport.encode_keep_alive(lease),))
-            timeout_s = transport.CALL_TIMEOUT_S
-            stream = member.stream(transport.LEASE_KEEP_ALIVE, requests, timeout_s)
-            try:
-                return next(stream)
-            except transport.STREAM_ERRORS as error:
-                transport.raise_for(error, member.endpoint)
-            finally:
-                stream.cancel()
-
-        if transport.decode_keep_alive(self._members.ask(attempt)) == 0:
+        method, request = transport.LEASE_KEEP_ALIVE, messages.encode_keep_alive(lease)
+        answer = self._call(method, request)
+        if messages.decode_keep_alive(answer) == 0:
             raise StoreLeaseLost(f"lease {lease:x} has ended")
 
     def revoke_lease(self, lease: LeaseId) -> None:
         """Ends a lease; asked twice it is ended once."""
         try:
-            self._call(transport.LEASE_REVOKE, transport.encode_lease_revoke(lease))
+            self._call(transport.LEASE_REVOKE, messages.encode_lease_revoke(lease))
         except StoreLeaseLost:
             return
 
     def compact(self, revision: Revision) -> None:
         """Forgets the changes up to ``revision``."""
         try:
-            self._call(transport.COMPACT, transport.encode_compaction(revision))
+            self._call(transport.COMPACT, messages.encode_compaction(revision))
         except StoreCompacted:
             return
 

@@ -1,8 +1,9 @@
-"""etcd's members: channels to them, time limits, and what their errors mean.
+"""etcd's members: connections to them, time limits, and what their errors mean.
 
 In come endpoints, certificates and requests as bytes; out go answers as bytes, from the first
-member that gives one.  What the bytes say is never known here.  This is the only module that
-imports etcd3, whose client makes the channels, and grpc.
+member that gives one.  What the bytes say is never known here.  Whatever is on a change's way to
+the kernel goes over connections of our own (:mod:`.connection`); leases and compaction by etcd3's
+client.  This is the only module that imports etcd3 and grpc.
 
 A member may be dead (refuses), stopped or cut off without a word (pings go unanswered), cut off
 from the others (says that it has no leader), or restarting.  Every call has a time limit and says
@@ -11,28 +12,15 @@ again only when it is certain that the first member did not get it: two of the s
 otherwise be done with another write in between.
 """
 
-import os
+import enum
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, NoReturn, Protocol, TypeVar
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn, TypeVar
 
-# etcd3 0.12 carries code generated for protobuf 3, which later ones load only as pure Python.
-os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"] = "python"
-# grpc's core writes to standard error of what it also raises.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
-import grpc
-
-try:
-    import etcd3
-    from etcd3 import etcdrpc
-except TypeError as error:
-    raise ImportError(
-        "etcd3 needs protobuf as pure Python, but something imported protobuf before this module"
-    ) from error
-
+from calico_k8s.datastore.etcd.connection import Connection, ConnectionFailed, Refused
+from calico_k8s.datastore.etcd.http2 import Metadata, Status
 from calico_k8s.datastore.etcd.wire import WireError, bytes_field, fields
 from calico_k8s.datastore.location import TlsFiles
 from calico_k8s.errors import (
@@ -55,25 +43,7 @@ PATIENCE_S = 2.0
 PAUSE_S = 0.1
 """Between two rounds of the members."""
 
-_PING_S = 6
-"""Silence after which a member is pinged.  Source: etcd --grpc-keepalive-min-time is 5 s."""
-_PING_TIMEOUT_S = 3
-
-_CHANNEL_OPTIONS = (
-    ("grpc.keepalive_time_ms", _PING_S * 1000),
-    ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_S * 1000),
-    # grpc 1.85 waits this long for a ping's answer, 60 s unless said, whatever the line above says
-    ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_S * 1000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.max_receive_message_length", -1),  # 4 MiB unless said
-    ("grpc.max_send_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.enable_http_proxy", 0),  # the members are on our own network
-)
-
-_LEADER_WANTED = (("hasleader", "true"),)
+_LEADER_WANTED: Metadata = (("hasleader", "true"),)
 
 RANGE = "/etcdserverpb.KV/Range"
 TXN = "/etcdserverpb.KV/Txn"
@@ -85,8 +55,6 @@ LEASE_KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
 AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 
 _UNSENT = (
-    "failed to connect to all addresses",
-    "DNS resolution failed",
     "etcdserver: no leader",
     "etcdserver: too many requests",
 )
@@ -101,6 +69,18 @@ _TOKEN_ENDED = "etcdserver: invalid auth token"
 _RIGHTS_MOVED = "etcdserver: revision of auth store is old"
 """Any user's or role's change refuses what was on its way meanwhile, before it is done."""
 _RIGHTS_TRIES = 10
+
+
+class _Code(enum.IntEnum):
+    """Source: grpc, doc/statuscodes.md."""
+
+    INVALID_ARGUMENT = 3
+    NOT_FOUND = 5
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    UNIMPLEMENTED = 12
+    UNAUTHENTICATED = 16
 
 
 class MemberFailed(Exception):
@@ -122,19 +102,8 @@ LoginReader = Callable[[], Login | None]
 """The login as it is now; None where etcd asks nobody who they are."""
 
 
-class Stream(Protocol):
-    """Answers as they come; ``cancel`` ends them from any thread."""
-
-    def __iter__(self) -> Iterator[bytes]: ...
-
-    def __next__(self) -> bytes: ...
-
-    def cancel(self) -> object:
-        """Ends the stream; whoever waits for its next answer gets an error."""
-
-
 def check_tls(tls: TlsFiles) -> None:
-    """Finds what grpc would tell only as a failed handshake.
+    """Finds what else would be told only as a member that cannot be reached.
 
     Raises: InputError for a file that cannot be read, or is not PEM.
     """
@@ -148,83 +117,136 @@ def check_tls(tls: TlsFiles) -> None:
 
 
 class Member:
-    """A channel to one member, connected at its first call."""
+    """One member, connected to when it is first asked; for any thread."""
 
     def __init__(
         self, endpoint: str, tls: TlsFiles | None, read_login: LoginReader | None = None
     ) -> None:
         self.endpoint = endpoint
+        self._tls = tls
         self._read_login = read_login
-        self._metadata: tuple[tuple[str, str], ...] = _LEADER_WANTED
-        host, _, port = endpoint.rpartition(":")
-        certificates = (
-            {"ca_cert": str(tls.ca), "cert_cert": str(tls.cert), "cert_key": str(tls.key)}
-            if tls
-            else {}
-        )
-        try:
-            self._client = etcd3.Etcd3Client(
-                host, int(port), grpc_options=_CHANNEL_OPTIONS, **certificates
-            )
-        except OSError as error:
-            raise StoreUnavailable(f"cannot read {error.filename}: {error.strerror}") from error
-        self._unary: dict[str, Callable[..., bytes]] = {}
+        self._metadata = _LEADER_WANTED
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._idle: list[Connection] = []
+        self._in_use: set[Connection] = set()
 
     def call(self, method: str, request: bytes, timeout_s: float = CALL_TIMEOUT_S) -> bytes:
-        """One answer to one request.
+        """One answer to one request, or to a stream of just one.
 
         Raises: MemberFailed, or the StoreError that any member would answer with.
         """
+        self._log_in()
         for tries in range(1, _RIGHTS_TRIES + 1):
             try:
-                self._log_in()
-                ask = self._unary.get(method) or self._client.channel.unary_unary(method)
-                self._unary[method] = ask
-                return ask(request, timeout=timeout_s, metadata=self._metadata)
-            except (grpc.RpcError, ValueError) as error:
-                if not _have_rights_moved(error) or tries == _RIGHTS_TRIES:
-                    raise_for(error, self.endpoint)
+                return self._call(method, request, timeout_s)
+            except Refused as refusal:
+                have_rights_moved = refusal.status.details.startswith(_RIGHTS_MOVED)
+                if not have_rights_moved or tries == _RIGHTS_TRIES:
+                    _raise_for(refusal.status, self.endpoint)
         raise AssertionError("the last try returns or raises")
 
-    def stream(self, method: str, requests: Iterator[bytes], timeout_s: float | None) -> Stream:
-        """Answers to a stream of requests; iterating raises grpc's errors (``STREAM_ERRORS``)."""
+    def watch(self, request: bytes) -> "Stream":
+        """The answers to a request that goes on, over a connection of its own.
+
+        Raises: MemberFailed.
+        """
+        self._log_in()
+        connection = self._take()
         try:
-            self._log_in()
-            stream: Stream = self._client.channel.stream_stream(method)(
-                requests, timeout=timeout_s, metadata=self._metadata
-            )
-        except ValueError as error:
-            raise_for(error, self.endpoint)
-        return stream
+            if not connection.is_open:
+                connection.open(CALL_TIMEOUT_S)
+            connection.begin(WATCH, request, CALL_TIMEOUT_S, self._metadata)
+        except ConnectionFailed as failure:
+            self._give_back(connection)
+            raise MemberFailed(str(failure), is_unsent=failure.is_unsent) from failure
+        return Stream(connection, lambda: self._give_back(connection))
 
     def close(self) -> None:
-        """Ends whatever goes on over this channel."""
-        self._client.close()
+        """Ends whatever goes on with it."""
+        with self._lock:
+            self._is_closed = True
+            connections = (*self._idle, *self._in_use)
+        for connection in connections:
+            connection.close()
+
+    def _call(self, method: str, request: bytes, timeout_s: float) -> bytes:
+        connection = self._take()
+        try:
+            if not connection.is_open:
+                connection.open(timeout_s)
+            return connection.call(method, request, timeout_s, self._metadata)
+        except ConnectionFailed as failure:
+            raise MemberFailed(str(failure), is_unsent=failure.is_unsent) from failure
+        finally:
+            self._give_back(connection)
 
     def _log_in(self) -> None:
-        """Once for each channel: a token that is refused ends the channel, and the next logs in."""
+        """Once for each member: a token that is refused ends it, and the next one logs in."""
         if self._read_login is None:
             return
         login, self._read_login = self._read_login(), None
         if login is None:
             return
         request = bytes_field(1, login.user.encode()) + bytes_field(2, login.password.encode())
-        ask = self._client.channel.unary_unary(AUTHENTICATE)
         try:
-            answer = ask(request, timeout=CALL_TIMEOUT_S, metadata=_LEADER_WANTED)
-        except (grpc.RpcError, ValueError) as error:
-            # Whatever it is, a password that was changed meanwhile included: with a new channel it
-            # is read anew.
-            details = error.details() if isinstance(error, grpc.Call) else "the channel was closed"
-            message = f"{self.endpoint} does not log {login.user} in: {details}"
+            answer = self._call(AUTHENTICATE, request, CALL_TIMEOUT_S)
+        except (MemberFailed, Refused) as error:
+            # Whatever it is, a password that was changed meanwhile included: the next time it is
+            # read anew.
+            message = f"{self.endpoint} does not log {login.user} in: {error}"
             raise MemberFailed(message, is_unsent=True) from error
         for number, start, end in fields(answer, 0, len(answer)):
             if number == 2:  # AuthenticateResponse.token
                 self._metadata = (*_LEADER_WANTED, ("token", answer[start:end].decode()))
 
+    def _take(self) -> Connection:
+        """A connection that nobody uses: one that is open, or one that is yet to be."""
+        while True:
+            with self._lock:
+                if self._is_closed:
+                    raise MemberFailed(f"{self.endpoint}: it was left", is_unsent=True)
+                found = self._idle.pop() if self._idle else Connection(self.endpoint, self._tls)
+                self._in_use.add(found)
+            # An error after sending would make a write uncertain, and the writer read everything.
+            if not found.is_open or found.is_usable():
+                return found
+            self._give_back(found)
 
-STREAM_ERRORS = (grpc.RpcError, ValueError)
-"""What a stream's iteration raises; grpc says ValueError when the channel is closed under it."""
+    def _give_back(self, connection: Connection) -> None:
+        with self._lock:
+            self._in_use.discard(connection)
+            if not self._is_closed and connection.is_open:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+
+class Stream:
+    """Answers as they come; ``cancel`` ends them from any thread."""
+
+    def __init__(self, connection: Connection, on_end: Callable[[], None]) -> None:
+        self._connection = connection
+        self._on_end = on_end
+
+    def receive(self, timeout_s: float | None = None) -> bytes:
+        """The next answer; without a limit waits for it as long as the member answers pings.
+
+        Raises: MemberFailed, or the StoreError that any member would end it with.
+        """
+        try:
+            return self._connection.receive(timeout_s)
+        except ConnectionFailed as failure:
+            self.cancel()
+            raise MemberFailed(str(failure), is_unsent=True) from failure
+        except Refused as refusal:
+            self.cancel()
+            _raise_for(refusal.status, self._connection.endpoint)
+
+    def cancel(self) -> None:
+        """Ends the stream; whoever waits for its next answer gets an error."""
+        self._connection.close()
+        self._on_end()
 
 
 class Members:
@@ -301,75 +323,25 @@ class Members:
             return self._member
 
 
-def _have_rights_moved(error: Exception) -> bool:
-    return isinstance(error, grpc.Call) and (error.details() or "").startswith(_RIGHTS_MOVED)
-
-
-def raise_for(error: Exception, endpoint: str) -> NoReturn:
-    """Raises what a grpc error means."""
-    if not isinstance(error, grpc.Call):
-        # grpc raises ValueError when another thread has closed the channel
-        raise MemberFailed(f"{endpoint}: the channel was closed", is_unsent=True) from error
-    code, details = error.code(), error.details() or ""
-    message = f"{endpoint}: {details or code.name}"
-    match code:
+def _raise_for(status: Status, endpoint: str) -> NoReturn:
+    """Raises what a status other than OK means."""
+    details = status.details
+    message = f"{endpoint}: {details or f'status {status.code}'}"
+    match status.code:
         # A proxy hands etcd's words on, but not always its code.
         case _ if details.startswith(_GONE):
-            raise StoreCompacted(f"that part of etcd's history is not there: {message}") from error
+            raise StoreCompacted(f"that part of etcd's history is not there: {message}")
         case _ if details.startswith(_TOKEN_ENDED):
-            raise MemberFailed(message, is_unsent=True) from error
+            raise MemberFailed(message, is_unsent=True)
         case _ if details.startswith(_FORBIDDEN):
-            raise StoreForbidden(f"etcd refuses this certificate's user: {message}") from error
-        case grpc.StatusCode.PERMISSION_DENIED | grpc.StatusCode.UNAUTHENTICATED:
-            raise StoreForbidden(f"etcd refuses this certificate's user: {message}") from error
-        case grpc.StatusCode.NOT_FOUND if "lease" in details:
-            raise StoreLeaseLost(message) from error
-        case grpc.StatusCode.RESOURCE_EXHAUSTED if "space exceeded" in details:
+            raise StoreForbidden(f"etcd refuses this certificate's user: {message}")
+        case _Code.PERMISSION_DENIED | _Code.UNAUTHENTICATED:
+            raise StoreForbidden(f"etcd refuses this certificate's user: {message}")
+        case _Code.NOT_FOUND if "lease" in details:
+            raise StoreLeaseLost(message)
+        case _Code.RESOURCE_EXHAUSTED if "space exceeded" in details:
             raise StoreError(f"etcd is full: compact, defragment and disarm it: {message}")
-        case (
-            grpc.StatusCode.INVALID_ARGUMENT
-            | grpc.StatusCode.FAILED_PRECONDITION
-            | grpc.StatusCode.UNIMPLEMENTED
-        ):
-            raise StoreError(f"etcd refuses the request: {message}") from error
+        case _Code.INVALID_ARGUMENT | _Code.FAILED_PRECONDITION | _Code.UNIMPLEMENTED:
+            raise StoreError(f"etcd refuses the request: {message}")
         case _:
-            raise MemberFailed(message, is_unsent=details.startswith(_UNSENT)) from error
-
-
-# ── leases and compaction: rare, so by etcd3's own messages ──────────────────────────────────────
-
-
-def encode_lease_grant(ttl_s: int) -> bytes:
-    """LeaseGrantRequest; etcd chooses the id."""
-    request: bytes = etcdrpc.LeaseGrantRequest(TTL=ttl_s).SerializeToString()
-    return request
-
-
-def decode_lease_grant(answer: bytes) -> int:
-    """The id of a granted lease."""
-    lease: int = etcdrpc.LeaseGrantResponse.FromString(answer).ID
-    return lease
-
-
-def encode_lease_revoke(lease: int) -> bytes:
-    """LeaseRevokeRequest."""
-    request: bytes = etcdrpc.LeaseRevokeRequest(ID=lease).SerializeToString()
-    return request
-
-
-def encode_keep_alive(lease: int) -> bytes:
-    """LeaseKeepAliveRequest."""
-    request: bytes = etcdrpc.LeaseKeepAliveRequest(ID=lease).SerializeToString()
-    return request
-
-
-def decode_keep_alive(answer: bytes) -> int:
-    """The seconds the lease has now; 0 when it has ended."""
-    ttl_s: int = etcdrpc.LeaseKeepAliveResponse.FromString(answer).TTL
-    return ttl_s
-
-
-def encode_compaction(revision: int) -> bytes:
-    """CompactionRequest."""
-    request: bytes = etcdrpc.CompactionRequest(revision=revision).SerializeToString()
-    return request
+            raise MemberFailed(message, is_unsent=details.startswith(_UNSENT))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from calico_k8s.datastore.etcd import transport, wire
-from calico_k8s.datastore.etcd.transport import Member, MemberFailed, Members, Stream
+from calico_k8s.datastore.etcd.transport import Member, MemberFailed, Members
 from calico_k8s.datastore.store import ABSENT, Batch, Revision
 from calico_k8s.errors import StoreCompacted, StoreError, StoreForbidden
 
@@ -131,7 +131,8 @@ class EtcdWatcher:
         self._find_place(member)
         watch = _OpenWatch(member, self._key, self._end, self.place.revision + 1)
         try:
-            self._check_going_on(watch.wait_until_created(len(self._root)))
+            # The first says that the member watches, or why not.
+            self._check_going_on(watch.receive(len(self._root), transport.CALL_TIMEOUT_S))
         except (MemberFailed, StoreError):
             watch.close()
             raise
@@ -176,34 +177,12 @@ class _OpenWatch:
 
     def __init__(self, member: Member, key: bytes, end: bytes, start_revision: int) -> None:
         self.member = member
-        self._is_over = threading.Event()
-        request = wire.encode_watch(key, end, start_revision)
-        self._stream: Stream = member.stream(transport.WATCH, self._requests(request), None)
+        self._stream = member.watch(wire.encode_watch(key, end, start_revision))
 
-    def receive(self, root_bytes: int) -> wire.WatchAnswer:
-        """The next answer; waits for it as long as the member answers pings."""
-        try:
-            return wire.decode_watch(next(self._stream), root_bytes)
-        except StopIteration:
-            raise MemberFailed(f"{self.member.endpoint}: the watch ended", is_unsent=True) from None
-        except transport.STREAM_ERRORS as error:
-            transport.raise_for(error, self.member.endpoint)
-
-    def wait_until_created(self, root_bytes: int) -> wire.WatchAnswer:
-        """The first answer, which says that the member watches, or why not; with a time limit."""
-        alarm = threading.Timer(transport.CALL_TIMEOUT_S, self.close)
-        alarm.start()
-        try:
-            return self.receive(root_bytes)
-        finally:
-            alarm.cancel()
+    def receive(self, root_bytes: int, timeout_s: float | None = None) -> wire.WatchAnswer:
+        """The next answer; without a limit waits for it as long as the member answers pings."""
+        return wire.decode_watch(self._stream.receive(timeout_s), root_bytes)
 
     def close(self) -> None:
         """Ends the stream; a thread that waits for its next answer gets an error."""
-        self._is_over.set()
         self._stream.cancel()
-
-    def _requests(self, request: bytes) -> Iterator[bytes]:
-        yield request
-        # etcd's grpc-proxy takes the end of the requests for the end of the watch
-        self._is_over.wait()

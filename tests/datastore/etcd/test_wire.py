@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calico_k8s.datastore.etcd import transport, wire
+from calico_k8s.datastore.etcd import messages, wire
 from calico_k8s.datastore.store import Change, Compare, Delete, Entry, LeaseId, Put, Revision
 
 # The oracle is generated code without types, which loads only behind our door.
-etcdrpc: Any = vars(transport)["etcdrpc"]
+etcdrpc: Any = vars(messages)["etcdrpc"]
 
 ROOT = "/calico"
 
