@@ -100,11 +100,12 @@ def accepted(
     listed = list(figures)
     benches = {each.bench for each in listed}
     kept = {name: each for name, each in stored.items() if each.bench not in benches}
-    return kept | {
+    new = {
         each.figure.name: _stored(each, taken, machine)
         for each in listed
         if each.figure.ratio is not None
     }
+    return dict(sorted((kept | new).items(), key=lambda item: item[1].bench))
 
 
 def _stored(each: Taken, taken: str, machine: str) -> Stored:

@@ -43,6 +43,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- made by scripts/bench: begin -->", "<!-- made by scripts/bench: end -->"
 PATIENCE_S = 1200.0
 """For one bench."""
+ENDS_S = 60.0
 PLOT_FROM = 3
 """Fewer figures than this are seen at once in the table."""
 
@@ -105,8 +106,17 @@ def succeeds(bench: Path, file: Path) -> bool:
             return process.wait(PATIENCE_S) == 0
         except subprocess.TimeoutExpired:
             print(f"{bench.name} has not ended in {PATIENCE_S / 60:.0f} minutes", file=sys.stderr)
-            process.send_signal(signal.SIGINT)  # so that it takes away what it has made
+            end(process)
     return False
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Have it end, and take away what it has made."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(ENDS_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def stored_ratios(place: Place) -> dict[str, Stored]:
