@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 import yaml
 
 from calico_k8s.controller.kube import KubeApi, connect
+from calico_k8s.errors import KubeNotFound
 
 PODS_PATH = "/api/v1/pods"
 BURST_S = 0.005
@@ -89,8 +90,11 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         query = dict(parse_qsl(url.query))
         if "watch" not in query:
-            body = self.server.api.get(url.path, query)
-            self.send_response(200)
+            try:
+                status, body = 200, self.server.api.get(url.path, query)
+            except KubeNotFound:  # a kind that is not installed
+                status, body = 404, b"{}"
+            self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
