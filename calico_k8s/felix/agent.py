@@ -119,7 +119,11 @@ class Agent:
         cut = mark_layout(self._settings.config.mark_mask).cut
         self._cutting = Cutting(cut, self._graph)
         self.denials = DenialBook(
-            self._graph, self._enforcer.note, metrics.on_denied, time.monotonic()
+            self._graph,
+            self._enforcer.note,
+            metrics.on_denied,
+            kernel.telling_problem,
+            time.monotonic(),
         )
         self._schedule = Schedule()
         self._report = Report(identity.node, kernel.backend.value, time.time(), metrics)
@@ -288,7 +292,8 @@ class Agent:
         self._note_changes(applied, now_s)
 
     def _render_config(self, pod_nets: tuple[Net, ...] = ()) -> RenderConfig:
-        return self._settings.render_config(pod_nets, has_own_table=self._kernel.has_own_table)
+        found = self._settings.render_config(pod_nets, has_own_table=self._kernel.has_own_table)
+        return msgspec.structs.replace(found, tells=found.tells and self.denials.is_possible)
 
     def _note_changes(self, applied: Applied, now_s: float) -> None:
         needs_judging = self._cutting.holds_cut or not applied.only_opens

@@ -51,7 +51,7 @@ class DenialBook:
     """The denials of one node; everything but :attr:`records` is for the agent's thread.
 
     ``find_note`` says what a prefix means now; ``count_denied`` hears of each packet once, by the
-    direction of the policy that denied it.
+    direction of the policy that denied it; ``find_problem`` says why the kernel can tell of none.
     """
 
     def __init__(
@@ -59,11 +59,13 @@ class DenialBook:
         graph: Graph,
         find_note: Callable[[str], Note | None],
         count_denied: Callable[[Direction, int], None],
+        find_problem: Callable[[], str | None],
         now_s: float,
     ) -> None:
         self._graph = graph
         self._find_note = find_note
         self._count_denied = count_denied
+        self._find_problem = find_problem
         self._notes: dict[str, Note | None] = {}
         self._counts = DenialCounts()
         self._by_sighting: dict[Sighting, Denial] = {}
@@ -81,6 +83,8 @@ class DenialBook:
         self._share_pause_s = SHARE_FIRST_S
         self.problems: tuple[str, ...] = ()
         """Why nothing is told though it should be."""
+        self.is_possible = True
+        """Whether rules may tell: a kernel that does not know how refuses the others beside them."""
 
     def fileno(self) -> int:
         """Readable when there is something to take."""
@@ -169,12 +173,17 @@ class DenialBook:
         return Denials(self._graph.node, self._shared)
 
     def _start(self, now_s: float) -> None:
+        problem = self._find_problem()
+        self.is_possible = problem is None
         try:
-            self._socket = NflogSocket(NFLOG_GROUP)
+            self._socket = NflogSocket(NFLOG_GROUP) if self.is_possible else None
         except NetlinkError as error:
-            self.problems = (f"denials are not told: {error}",)
-            self._rests_until_s = now_s + OPEN_AGAIN_S
-            log.warning("denials are not told", error=str(error))
+            problem = str(error)
+        if problem is not None or self._socket is None:
+            told = (f"denials are not told: {problem}",)
+            if told != self.problems:
+                log.warning("denials are not told", error=problem)
+            self.problems, self._rests_until_s = told, now_s + OPEN_AGAIN_S
             return
         self.problems = ()
         self._waiting.register(self._socket.fileno(), select.EPOLLIN)
@@ -184,7 +193,7 @@ class DenialBook:
         if self._socket is not None:
             self._socket.close()  # which takes it out of the epoll as well
             self._socket = None
-        self.problems = ()
+        self.problems, self.is_possible = (), True
 
     def _note(self, sighting: Sighting, count: int, clock_s: float) -> None:
         src, dst = self._graph.owner(sighting.src), self._graph.owner(sighting.dst)

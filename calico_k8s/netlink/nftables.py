@@ -20,6 +20,7 @@ from calico_k8s.model.addresses import Version
 from calico_k8s.netlink.socket import NETLINK_NETFILTER, NetlinkSocket
 from calico_k8s.netlink.wire import (
     BE32,
+    BE64,
     Request,
     attribute_map,
     attribute_text,
@@ -42,6 +43,7 @@ NFTA_ELEMENTS_TABLE, NFTA_ELEMENTS_SET, NFTA_ELEMENTS = 1, 2, 3
 NFTA_ELEMENT_KEY, NFTA_ELEMENT_DATA, NFTA_ELEMENT_FLAGS = 1, 2, 3
 NFTA_DATA_VALUE = 1
 NFTA_EXPR_NAME, NFTA_EXPR_DATA = 1, 2
+NFTA_COUNTER_PACKETS = 2
 NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT = 2, 2
 NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN = 1, 2
 NFT_JUMP = 0xFFFFFFFD  # -3
@@ -49,6 +51,7 @@ TableFamily = Version | Literal["inet", "bridge"]
 FAMILIES: Final[dict[TableFamily, int]] = {4: 2, 6: 10, "inet": 1, "bridge": 7}  # NFPROTO_IPV4 ...
 _FAMILY_NAMES: Final = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 
+_COUNTER: Final = b"counter\0"
 _SO_ATTACH_FILTER: Final = 26
 _SIGNED: Final = struct.Struct(">i")
 _BPF_WORD: Final = struct.Struct("=HBBI")  # struct sock_filter
@@ -302,11 +305,29 @@ def _place(attributes: dict[int, memoryview]) -> HookPlace | None:
 def rule_identity(rule: NftRule) -> tuple[int, bytes]:
     """What a rule does, as a hash for this process, and its user data.
 
-    Its handle tells nothing: a rule that is replaced leaves it to its successor.
+    Its handle tells nothing: a rule that is replaced leaves it to its successor; and what it has
+    counted is nothing that it does.
     """
     attributes = attribute_map(rule.attributes)
     expressions = bytes(attributes.get(NFTA_RULE_EXPRESSIONS, b""))
+    if _COUNTER in expressions:
+        parts = (part for _, part in split_attributes(memoryview(expressions)))
+        expressions = b"".join(_COUNTER if _is_counter(part) else bytes(part) for part in parts)
     return hash(expressions), bytes(attributes.get(NFTA_RULE_USERDATA, b""))
+
+
+def counted_packets(rule: NftRule) -> int:
+    """How many packets came to a rule's counter; 0 where it has none."""
+    body = attribute_map(rule.attributes).get(NFTA_RULE_EXPRESSIONS)
+    for _, part in split_attributes(body) if body is not None else ():
+        if _is_counter(part):
+            counted = attribute_map(attribute_map(part)[NFTA_EXPR_DATA])
+            return int(BE64.unpack(counted[NFTA_COUNTER_PACKETS])[0])
+    return 0
+
+
+def _is_counter(expression: memoryview) -> bool:
+    return attribute_text(attribute_map(expression)[NFTA_EXPR_NAME]) == "counter"
 
 
 def _listed(data: memoryview) -> ListedElement:

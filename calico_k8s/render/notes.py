@@ -22,7 +22,7 @@ from calico_k8s.model.addresses import Version
 from calico_k8s.model.resources import Direction, Origin
 from calico_k8s.render import text
 from calico_k8s.render.names import note_name, self_ipset
-from calico_k8s.render.tables import ChainName, RuleText
+from calico_k8s.render.tables import CHAIN_PREFIX, ChainName, RuleText
 from calico_k8s.render.text import DROP, RETURN, Target
 
 NFLOG_GROUP = 3233
@@ -72,6 +72,12 @@ class Note(msgspec.Struct, frozen=True):
 def log_target(note: Note) -> Target:
     """Tells the packet, which then goes on, unless the rule has told too many of late."""
     return Target(f"{text.WITHIN_RATE} {text.nflog(note.name, NFLOG_GROUP)}")
+
+
+def probing_rule() -> RuleText:
+    """A rule that has all that telling takes of a kernel."""
+    telling = text.nflog(f"{CHAIN_PREFIX}probe", NFLOG_GROUP)
+    return text.rule(text.WITHIN_FLOW_RATE, text.WITHIN_RATE, telling)
 
 
 def denying_chain(note: Note, version: Version) -> tuple[RuleText, ...]:

@@ -151,7 +151,7 @@ def test_programs_of_the_machine_can_ask(
     assert not path.exists()
 
 
-@pytest.mark.parametrize("machine", list(Backend), indirect=True, ids=str)
+@pytest.mark.parametrize("machine", [*Backend, Native.NFTABLES], indirect=True, ids=str)
 def test_a_flood_is_told_in_part_and_counted_whole(
     machine: Machine, client: PodSite, server: PodSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,3 +171,39 @@ def test_a_flood_is_told_in_part_and_counted_whole(
     told_too = ask_page(METRICS_PORT, "/metrics")[1]
     assert f'\n{counted}{{direction="ingress"}} {flood + one}.0\n' in told_too
     assert f'\n{counted}{{direction="egress"}} 0.0\n' in told_too
+
+
+@pytest.mark.parametrize("machine", list(Backend), indirect=True, ids=str)
+def test_where_the_kernel_cannot_tell_policy_is_enforced_and_one_sentence_says_so(
+    machine: Machine,
+    client: PodSite,
+    server: PodSite,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The extension is taken away where the programs look for it, as with a kernel without it."""
+    folder = tmp_path / "xtables"
+    folder.mkdir()
+    for library in extensions_folder().iterdir():
+        if library.name != "libxt_NFLOG.so":
+            (folder / library.name).symlink_to(library)
+    monkeypatch.setenv("XTABLES_LIBDIR", str(folder))
+    machine.start(denials="on")
+    machine.settle(stored(client, server, allow()))
+    assert reaches(client, server)
+    machine.settle(stored(client, server, deny(0)))
+    assert until(lambda: not reaches(client, server))
+    assert machine.agent is not None
+    (problem,) = machine.agent.denials.problems
+    assert problem.startswith(
+        "denials are not told: the kernel, or iptables, is without xt_NFLOG, xt_limit or "
+        f"xt_hashlimit: iptables-{machine.backend}-restore: "
+    )
+    assert "NFLOG" in problem.partition("restore: ")[2]
+    assert not any("NFLOG" in text or "cali-probe" in text for text in machine.held().values())
+
+
+def extensions_folder() -> Path:
+    """Where iptables' programs have their extensions."""
+    found = sorted(Path("/usr/lib").glob("*/xtables/libxt_NFLOG.so"))
+    return found[0].parent if found else Path("/usr/lib/xtables")

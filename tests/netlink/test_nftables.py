@@ -4,7 +4,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from calico_k8s.netlink.nftables import NftEvents, NftSocket
+from calico_k8s.netlink import nftexpr as nft
+from calico_k8s.netlink.nftables import (
+    NftEvents,
+    NftRule,
+    NftSocket,
+    counted_packets,
+    rule_identity,
+)
+from calico_k8s.netlink.wire import BE64, attribute, nested, text_attribute
 from tests.namespaces import Namespace, run
 
 pytestmark = pytest.mark.kernel
@@ -61,3 +69,17 @@ def test_rules_of_one_table_come_in_order_without_its_namesakes(socket: NftSocke
     assert sorted(socket.chains(4, "filter")) == ["FORWARD", "empty"]
     assert socket.chains(4, "nat") == []
     assert socket.rules(6, "nat") == []
+
+
+def test_what_a_rule_has_counted_is_read_and_is_nothing_that_it_does() -> None:
+    def rule(packets: int, *, counts: bool = True) -> NftRule:
+        counted = (attribute(1, BE64.pack(60 * packets)), attribute(2, BE64.pack(packets)))
+        named = (text_attribute(1, "counter"), nested(2, *counted))
+        counter = nested(nft.NFTA_LIST_ELEM, *named) if counts else b""
+        body = nested(4, counter + nft.verdict(nft.NF_DROP))
+        return NftRule("c", memoryview(body))
+
+    assert [counted_packets(rule(n)) for n in (0, 7)] == [0, 7]
+    assert counted_packets(rule(7, counts=False)) == 0
+    assert rule_identity(rule(7)) == rule_identity(rule(8))
+    assert rule_identity(rule(7)) != rule_identity(rule(7, counts=False))

@@ -13,7 +13,7 @@ from typing import Final
 from calico_k8s.errors import IptablesError
 from calico_k8s.felix.iptables.hashes import COMMENT_PREFIX, RuleHash, jump_hash
 from calico_k8s.model.addresses import Version
-from calico_k8s.render.tables import TableName
+from calico_k8s.render.tables import CHAIN_PREFIX, RuleText, TableName
 
 DEFAULT_LOCK_TIMEOUT_S: Final = 10.0
 PROGRAM_TIMEOUT_S: Final = 60.0
@@ -103,6 +103,22 @@ def dropped_packets(backend: Backend, version: Version, table: TableName) -> dic
     for packets, chain in _COUNTED_DROP.findall(save(backend, version, table, counters=True)):
         found[chain] = found.get(chain, 0) + int(packets)
     return found
+
+
+def try_rule(
+    backend: Backend, version: Version, table: TableName, rule: RuleText, lock_timeout_s: float
+) -> None:
+    """Have the kernel take a rule, in a chain that is made for it and deleted after.
+
+    Two transactions: of one, legacy's kernel is shown the end alone.
+
+    Raises:
+        IptablesError: the program or the kernel does not know what it asks or does.
+    """
+    name = f"{CHAIN_PREFIX}probe"
+    steps = (f":{name} - [0:0]\n-A {name} {rule}", f"-F {name}\n-X {name}")
+    lines = "".join(f"*{table}\n{step}\nCOMMIT\n" for step in steps)
+    restore(backend, version, lines, lock_timeout_s)
 
 
 def saved_texts(saved: str) -> dict[RuleHash, str]:

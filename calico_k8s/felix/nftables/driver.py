@@ -11,6 +11,7 @@ changes nothing.
 """
 
 import errno
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 
@@ -23,7 +24,7 @@ from calico_k8s.felix.nftables.sets import NativeSets
 from calico_k8s.model.addresses import Version
 from calico_k8s.netlink.nftables import NftSocket
 from calico_k8s.netlink.nftwrite import TableMessages
-from calico_k8s.render.tables import IpsetName, IpsetType, Table, TableName
+from calico_k8s.render.tables import IpsetName, IpsetType, RuleText, Table, TableName
 
 VERSIONS: tuple[Version, ...] = (4, 6)
 
@@ -68,6 +69,18 @@ class Nftables:
     def saved_text(self, version: Version) -> str:
         """The same in the form of ``iptables-save``."""
         return saved_text(self.held(version))
+
+    def try_rule(self, rule: RuleText) -> None:
+        """Have the kernel take a rule, of each family; nothing is left of it."""
+        for family in self._families.values():
+            family.try_rule(rule)
+
+    def denied_packets(self) -> Counter[str]:
+        """How many packets each chain that tells of denials has dropped, in every family and table."""
+        found = Counter[str]()
+        for family in self._families.values():
+            found += family.counted()
+        return found
 
     def differences(self) -> Iterator[Difference]:
         """What our tables hold otherwise than desired; reads them, writes nothing."""

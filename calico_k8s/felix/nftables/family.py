@@ -6,6 +6,7 @@ difference.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
@@ -21,6 +22,7 @@ from calico_k8s.felix.nftables.elements import (
     parse_marker,
 )
 from calico_k8s.felix.nftables.images import (
+    COUNTED,
     Image,
     Written,
     pack_comment,
@@ -30,7 +32,13 @@ from calico_k8s.felix.nftables.images import (
 )
 from calico_k8s.model.addresses import Version
 from calico_k8s.netlink import nftexpr as nft
-from calico_k8s.netlink.nftables import HookPlace, NftSocket, SetKind, rule_identity
+from calico_k8s.netlink.nftables import (
+    HookPlace,
+    NftSocket,
+    SetKind,
+    counted_packets,
+    rule_identity,
+)
 from calico_k8s.netlink.nftexpr import Meta
 from calico_k8s.netlink.nftwrite import (
     ANONYMOUS,
@@ -39,7 +47,7 @@ from calico_k8s.netlink.nftwrite import (
     INTERVAL,
     TableMessages,
 )
-from calico_k8s.render.names import ROOTS
+from calico_k8s.render.names import ROOTS, is_telling
 from calico_k8s.render.tables import ChainName, HookName, RuleText, Table, TableName
 
 TABLE: Final = "calico_k8s"
@@ -146,6 +154,31 @@ class FamilyTable:
             rules = self._socket.rules(self.version, TABLE, name)
             self._deeds[name] = tuple(rule_identity(rule)[0] for rule in rules)
 
+    def try_rule(self, rule: RuleText) -> None:
+        """Have the kernel take a rule, in a table that the same transaction deletes.
+
+        Raises:
+            NetlinkError: the kernel does not know what it asks or does.
+        """
+        scratch, batch = FamilyTable(self.version, self._socket, self._type_of), Batch()
+        scratch.messages = TableMessages(self.version, f"{TABLE}_probe")
+        batch.tables.append(scratch.messages.make_table())
+        batch.chains.append(scratch.messages.make_chain("probe"))
+        scratch._add_rule(batch, "probe", "", rule, "")
+        self._socket.commit([*batch.requests(), scratch.messages.delete_table()])
+
+    def counted(self) -> Counter[str]:
+        """How many packets the rules of each chain that counts have met, by its name in iptables.
+
+        Cost: 2 us a rule.
+        """
+        found = Counter[str]()
+        for rule in self._socket.rules(self.version, TABLE):
+            name = rule.chain.removeprefix(_prefix("raw"))
+            if is_telling(name):
+                found[name] += counted_packets(rule)
+        return found
+
     def differs(self) -> bool:
         """Whether the chains that are held are other than desired."""
         held = self.held
@@ -228,6 +261,8 @@ class FamilyTable:
         else:
             parts = compile_rule(rule, self.version, self._type_of, f"{prefix}{{}}".format)
             expressions = b"".join(self._expression(batch, part) for part in parts)
+            if comment.startswith(COUNTED):
+                expressions = nft.counter() + expressions
         batch.rules.append(self.messages.add_rule(chain, expressions, pack_comment(comment)))
 
     def _expression(self, batch: Batch, part: Part) -> bytes:

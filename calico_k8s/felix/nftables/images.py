@@ -4,6 +4,8 @@ In: a chain's rules as the renderer made them.  Out: an :class:`Image` to compar
 held.  Each rule carries its own text as a comment, so that it is known again by any later run, and
 ``nft list`` shows the two spellings side by side.
 
+The drops of chains that tell of denials count their packets, as every rule of iptables does.
+
 The leaves of a mark tree, rules that each ask the whole mark and go to a group's chain, are one
 verdict map instead: a group that comes or goes is one element.
 """
@@ -16,11 +18,14 @@ from typing import Final, NamedTuple
 from calico_k8s.netlink.nftables import HookPlace
 from calico_k8s.render import text
 from calico_k8s.render.dispatch import split_leaf
-from calico_k8s.render.names import ROOTS
+from calico_k8s.render.names import ROOTS, is_telling
 from calico_k8s.render.tables import ChainName, RuleText
 
 COMMENT_MAX: Final = 253  # NFT_USERDATA_MAXLEN, less type, length and the closing zero
 _HASHED: Final = "~"
+COUNTED: Final = "<counted>"
+"""Before the comment of a rule that counts its packets."""
+_DROP: Final = text.rule(text.DROP)
 _LEAVES: Final = "-m mark --map "
 """Stands for the leaves among a chain's rules; what follows is the mask."""
 _MAPPED: Final = frozenset(ROOTS.values())
@@ -50,11 +55,13 @@ def write_chain(
     """How a chain is written.  Cost: 1 us a rule."""
     leaves: dict[int, ChainName] = {}
     mask: int | None = None
+    is_counting = is_telling(name)
     lines: list[tuple[str, RuleText | int]] = []
     for rule in rules:
         leaf = split_leaf(rule) if name in _MAPPED else None
         if leaf is None or mask not in (None, leaf.mask):
-            lines.append((comment_of(rule), rule))
+            counted = COUNTED if is_counting and rule == _DROP else ""
+            lines.append((f"{counted}{comment_of(rule)}", rule))
             continue
         if mask is None:
             mask = leaf.mask
@@ -110,6 +117,7 @@ def rule_texts(image: Image) -> tuple[RuleText, ...] | None:
 
 
 def _unfold(comment: str, leaves: Mapping[int, ChainName]) -> Iterator[RuleText]:
+    comment = comment.removeprefix(COUNTED)
     if not comment.startswith(_LEAVES):
         for phrase, short in _SHORTS.items():
             comment = comment.replace(short, phrase)
