@@ -49,11 +49,13 @@ from calico_k8s.model.resources import (
     Rule,
     Rules,
     Setting,
+    StagedAction,
     Tags,
     Tier,
     Value,
     WorkloadEndpoint,
 )
+from calico_k8s.model.staging import STAGED_KINDS
 from calico_k8s.policy.match import Flow
 
 TCP, UDP, SCTP = (PROTOCOL_NUMBERS[name] for name in ("tcp", "udp", "sctp"))
@@ -265,17 +267,18 @@ def policies(key: keys.PolicyKey) -> st.SearchStrategy[Policy]:
         order=orders,
         ingress=rule_tuples,
         egress=rule_tuples,
-        staged=st.sampled_from((False, False, False, True)),
+        staged=st.sampled_from(StagedAction) if key.policy.kind in STAGED_KINDS else st.none(),
         host_hook=st.sampled_from((HostHook.LOCAL, HostHook.FORWARDED, *HostHook)),
     )
 
 
+STAGED = ("StagedKubernetesNetworkPolicy", "StagedGlobalNetworkPolicy")
 policy_keys = st.builds(
     keys.PolicyKey,
     st.sampled_from(TIERS),
     st.builds(
         PolicyId,
-        st.sampled_from(("NetworkPolicy", "GlobalNetworkPolicy")),
+        st.sampled_from(("NetworkPolicy", "GlobalNetworkPolicy") * 2 + STAGED),
         st.sampled_from(("", "na")),
         st.just("web"),
     ),
@@ -358,6 +361,7 @@ _CORE: tuple[Key, ...] = (
     keys.PolicyKey(TIERS[0], PolicyId("NetworkPolicy", "na", "web")),
     keys.PolicyKey(TIERS[1], PolicyId("NetworkPolicy", "na", "web")),
     keys.PolicyKey(TIERS[1], PolicyId("NetworkPolicy", "", "web")),
+    keys.PolicyKey(TIERS[1], PolicyId("StagedKubernetesNetworkPolicy", "na", "web")),
     *map(keys.NetsetKey, NETSETS),
     keys.NodeKey(NODES[0]),
 )

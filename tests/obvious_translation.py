@@ -38,6 +38,7 @@ from calico_k8s.translate.network_policies import read_network_policy
 from calico_k8s.translate.objects import KubeObject
 from calico_k8s.translate.reading import Reading
 from calico_k8s.translate.services import read_service, read_slice
+from calico_k8s.translate.staged_policies import read_staged_policy
 from calico_k8s.translate.tiers import BUILT_IN_TIERS
 from calico_k8s.translate.workloads import Workload, read_node, read_pod
 from grammar import evaluate, parse_selector
@@ -138,6 +139,12 @@ def _reading(state: State, value: KubeObject) -> Reading | None:
             return read_cluster_network_policy(value)
         case objects.GlobalNetworkPolicy() | objects.CalicoNetworkPolicy():
             return read_calico_policy(value, lambda name: _ports_of(state, name))
+        case (
+            objects.StagedGlobalNetworkPolicy()
+            | objects.StagedNetworkPolicy()
+            | objects.StagedKubernetesNetworkPolicy()
+        ):
+            return read_staged_policy(value, lambda name: _ports_of(state, name))
         case objects.CalicoTier():
             return read_tier(value)
         case objects.CalicoProfile():

@@ -42,6 +42,7 @@ class PolicyMaker:
             *(self.cluster_network_policy,) * 2,
             *(self.global_network_policy,) * 2,
             *(self.calico_network_policy,) * 2,
+            *(self.staged_policy,) * 2,
             self.tier,
             self.global_network_set,
             self.network_set,
@@ -201,6 +202,19 @@ class PolicyMaker:
     def calico_network_policy(self, number: int) -> Object:
         """``projectcalico.org/v3/NetworkPolicy``."""
         return self._object("projectcalico.org/v3", "NetworkPolicy", number, self._calico_spec())
+
+    def staged_policy(self, number: int) -> Object:
+        """One of Calico's staged kinds."""
+        makers = (self.global_network_policy, self.calico_network_policy, self.network_policy)
+        made = self.one(makers)(number)
+        is_kubernetes = made["apiVersion"] == "networking.k8s.io/v1"
+        action = self.one(("Set", "Set", "Set", "Delete", "Learn", "Ignore", "Someday"))
+        if action == "Delete" and self.chance(9):
+            made["spec"] = {}
+        made["spec"]["stagedAction"] = action
+        made["kind"] = f"Staged{'Kubernetes' if is_kubernetes else ''}{made['kind']}"
+        made["apiVersion"] = "projectcalico.org/v3"
+        return made
 
     def calico_selector(self, labels: Sequence[tuple[str, str]] | None = None) -> str:
         """A selector expression."""

@@ -38,6 +38,7 @@ from calico_k8s.model.resources import (
     PortRange,
     Rule,
     Rules,
+    StagedAction,
     Tags,
     Tier,
     Value,
@@ -155,7 +156,7 @@ def policy(
 def staged(policies: State) -> State:
     """The same policies, staged."""
     return {
-        key: msgspec.structs.replace(value, staged=True)
+        key: msgspec.structs.replace(value, staged=StagedAction.SET)
         for key, value in policies.items()
         if isinstance(value, Policy)
     }

@@ -156,7 +156,7 @@ class Rulebook:
         for criterion in self._index.criteria_of(traits):
             for key in self._policies_by_selector[criterion.text]:
                 policy = self._policies[key].policy
-                is_asked = policy.is_asked_at(hook) and not policy.staged
+                is_asked = policy.is_asked_at(hook) and policy.staged is None
                 if key.tier in self._tiers and direction in policy.types and is_asked:
                     by_tier.setdefault(key.tier, []).append(key)
         tiers = sorted((self._tiers[name] for name in by_tier), key=tier_sort_key)

@@ -31,6 +31,7 @@ COMMANDS = {
     "lint": "text",
     "matrix": "policy",
     "signer": "certificates",
+    "staged": "staged",
     "standalone": "standalone",
     "status": "status",
 }

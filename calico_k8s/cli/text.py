@@ -1,6 +1,5 @@
 """``lint`` and ``fmt``: what people wrote, checked and put into its canonical form."""
 
-import difflib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -8,9 +7,9 @@ from typing import NamedTuple
 import click
 
 import grammar
+from calico_k8s.cli.files import show_change
 from calico_k8s.cli.kube import KubeOptions, kube_options, kubectls_cluster, open_kube
 from calico_k8s.cli.options import option
-from calico_k8s.cli.present import paint
 from calico_k8s.cli.source import (
     is_on_command_line,
     manifest_arguments,
@@ -27,10 +26,9 @@ from calico_k8s.lint.view import View, place_finding
 from calico_k8s.sources.documents import Manifest
 from calico_k8s.sources.manifests import STANDARD_INPUT, read_manifests
 from calico_k8s.sources.rewrite import PolicyText, policy_texts, replace_texts
+from calico_k8s.sources.staging import FileChange
 from calico_k8s.translate.findings import Severity
 from calico_k8s.translate.namespaces import TranslateSettings
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Formatted(NamedTuple):
@@ -178,7 +176,11 @@ def fmt_command(
         is_broken |= formatted.is_broken
         if formatted.before != formatted.after:
             changes = True
-            _show(formatted, writes=writes)
+            show_change(
+                FileChange(formatted.file, formatted.before, formatted.after),
+                "canonical",
+                writes=writes,
+            )
     if is_broken:
         ctx.exit(2)
     ctx.exit(1 if checks and changes else 0)
@@ -258,29 +260,3 @@ def _sentence(written: PolicyText, error: grammar.GrammarError) -> str:
     place = written.place(error.span.start)
     shown = [f"{place}: {error.message}", *str(error).splitlines()[1:]]
     return "\n".join(shown)
-
-
-def _show(formatted: Formatted, *, writes: bool) -> None:
-    """Print what changes in a file, or change it."""
-    if writes:
-        path = Path(formatted.file)
-        try:
-            mark = BYTE_ORDER_MARK if path.read_bytes().startswith(BYTE_ORDER_MARK) else b""
-            path.write_bytes(mark + formatted.after.encode())
-        except OSError as error:
-            message = f"cannot be written: {error.strerror}"
-            raise InputError(message, file=formatted.file) from None
-        tell("note", [f"{formatted.file}: changed"])
-        return
-    name = "standard input" if formatted.file == STANDARD_INPUT else formatted.file
-    lines = difflib.unified_diff(
-        formatted.before.splitlines(keepends=True),
-        formatted.after.splitlines(keepends=True),
-        name,
-        f"{name} (canonical)",
-    )
-    for line in lines:
-        text = line.rstrip("\r\n")
-        if text[:1] in ("+", "-"):
-            text = paint(text, "allow" if text[0] == "+" else "deny")
-        click.echo(text)

@@ -21,7 +21,7 @@ from typing import Protocol
 import msgspec
 
 from calico_k8s.controller.reach import Count
-from calico_k8s.controller.wire import PATHS
+from calico_k8s.controller.wire import PATHS, object_path
 from calico_k8s.translate.findings import Code, Finding, ObjectRef, Severity, reason_of
 from calico_k8s.translate.objects import KINDS
 from calico_k8s.translate.policy_book import Standing
@@ -127,11 +127,7 @@ def said_programmed(shown: Iterable[Condition], generation: int | None) -> bool:
 
 def status_path(ref: ObjectRef) -> str:
     """Where an object's status is written."""
-    collection = PATHS[ref.kind]
-    if ref.namespace:
-        version, _, plural = collection.rpartition("/")
-        collection = f"{version}/namespaces/{ref.namespace}/{plural}"
-    return f"{collection}/{ref.name}/status"
+    return f"{object_path(ref)}/status"
 
 
 def status_document(ref: ObjectRef, conditions: Iterable[Condition]) -> Mapping[str, object]:

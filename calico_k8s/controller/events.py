@@ -38,6 +38,9 @@ API_VERSIONS: Mapping[str, str] = {
     "NetworkSet": _CALICO,
     "Profile": _CALICO,
     "HostEndpoint": _CALICO,
+    "StagedGlobalNetworkPolicy": _CALICO,
+    "StagedNetworkPolicy": _CALICO,
+    "StagedKubernetesNetworkPolicy": _CALICO,
 }
 """Whose findings are told, since users write these, and the version of each kind's API."""
 REPEAT_S = 1800.0

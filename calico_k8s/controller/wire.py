@@ -37,6 +37,9 @@ PATHS: Mapping[str, str] = {
     "NetworkSet": "/apis/projectcalico.org/v3/networksets",
     "Profile": "/apis/projectcalico.org/v3/profiles",
     "HostEndpoint": "/apis/projectcalico.org/v3/hostendpoints",
+    "StagedGlobalNetworkPolicy": "/apis/projectcalico.org/v3/stagedglobalnetworkpolicies",
+    "StagedNetworkPolicy": "/apis/projectcalico.org/v3/stagednetworkpolicies",
+    "StagedKubernetesNetworkPolicy": "/apis/projectcalico.org/v3/stagedkubernetesnetworkpolicies",
     "Pod": "/api/v1/pods",
 }
 """Where all objects of each kind are listed and watched."""
@@ -149,6 +152,17 @@ class KindDecoder:
             return _found(self._object.decode(raw))
         except msgspec.ValidationError:
             return decode_object(self.kind, msgspec.json.decode(raw))
+
+
+def collection_path(kind: str, namespace: str) -> str:
+    """Where the objects of a kind are made; of all namespaces, or none, without one."""
+    version, _, plural = PATHS[kind].rpartition("/")
+    return f"{version}/namespaces/{namespace}/{plural}" if namespace else PATHS[kind]
+
+
+def object_path(ref: ObjectRef) -> str:
+    """Where an object is."""
+    return f"{collection_path(ref.kind, ref.namespace)}/{ref.name}"
 
 
 def uid_of(change: Change) -> str:

@@ -22,12 +22,16 @@ from calico_k8s.model.resources import (
     Rule,
     WorkloadEndpoint,
 )
+from calico_k8s.model.staging import enforced_kind
 from calico_k8s.policy.match import in_ranges
 from calico_k8s.policy.snapshot import selector
+from calico_k8s.policy.staging import rehearsed
 from calico_k8s.policy.verdict import applies
 from calico_k8s.translate.findings import FieldPath, Finding, ObjectRef
 from calico_k8s.translate.labels import NAMESPACE_LABEL, ORCHESTRATOR_LABEL
-from calico_k8s.translate.objects import NetworkPolicy, object_ref
+from calico_k8s.translate.objects import NetworkPolicy, StagedKubernetesNetworkPolicy, object_ref
+
+OfKubernetes = NetworkPolicy | StagedKubernetesNetworkPolicy
 
 Document = Any
 """What JSON can say."""
@@ -50,7 +54,7 @@ def policy_findings(view: View) -> Iterator[Finding]:
 
 def _either_findings(view: View) -> Iterator[Finding]:
     for value in view.cluster.policies:
-        if isinstance(value, NetworkPolicy) and isinstance(value.spec, dict):
+        if isinstance(value, OfKubernetes) and isinstance(value.spec, dict):
             yield from _two_entries(view, object_ref(value), value.spec)
 
 
@@ -67,10 +71,11 @@ def _findings(view: View) -> Iterator[Finding]:
             yield from _names_nobody_has(policy, ref, direction, endpoints)
         yield from _shadowed(view, policy, ref, endpoints)
     for value in view.cluster.policies:
-        if isinstance(value, NetworkPolicy) and isinstance(value.spec, dict):
+        if isinstance(value, OfKubernetes) and isinstance(value.spec, dict):
             yield from _ignored_direction(object_ref(value), value.spec)
             yield from _port_without_protocol(object_ref(value), value.spec)
-    yield from _without_dns(choices, policies)
+    dns = [*_without_dns(choices, [policy for policy in policies if policy.staged is None])]
+    yield from dict.fromkeys([*dns, *_without_dns(choices, rehearsed(policies))])
     yield from _equal_priorities(choices, policies)
 
 
@@ -140,7 +145,8 @@ def _selects_nothing(choices: _Choices, policy: Policy, ref: ObjectRef) -> Itera
     if choices.of(policy) or namespace is None or not _own_terms(policy.selector):
         return
     if choices.has_pods(namespace):
-        path = ("spec", "podSelector" if ref.kind == "NetworkPolicy" else "selector")
+        is_kubernetes = enforced_kind(ref.kind) == "NetworkPolicy"
+        path = ("spec", "podSelector" if is_kubernetes else "selector")
         message = f"no pod of namespace {namespace} matches, so the policy says nothing"
         yield lint_finding(LintCode.POLICY_SELECTS_NOTHING, message, ref, path)
 
@@ -151,7 +157,7 @@ def _catches_hosts(policy: Policy, ref: ObjectRef) -> Iterator[Finding]:
     is_about_namespaces = any(
         name.startswith("pcns.") for part in parts for name in grammar.label_names(part)
     )
-    is_cluster_wide = ref.kind == "GlobalNetworkPolicy"
+    is_cluster_wide = enforced_kind(ref.kind) == "GlobalNetworkPolicy"
     if is_cluster_wide and is_about_namespaces and grammar.evaluate(selector(policy.selector), {}):
         message = (
             "a negative namespaceSelector is true of host endpoints too, which are in no "

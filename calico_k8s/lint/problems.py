@@ -86,6 +86,7 @@ _SUMMARIES: Mapping[Code | LintCode, str] = {
     Code.POLICY_SERVICE_UNKNOWN: "a policy names a service that leads nowhere",
     Code.SERVICE_EXTERNAL_NAME: "an open service is of type ExternalName",
     Code.SERVICE_FLAG_VALUE: "a service's label is not open",
+    Code.STAGED_TARGET_UNKNOWN: "a staged policy would delete one that is not there",
     Code.TIER_FIXED: "a built-in tier is given another order or default action",
     Code.TIER_UNKNOWN: "a policy is in a tier that is not there",
     LintCode.ADDRESS_SHARED: "two live pods have one address",

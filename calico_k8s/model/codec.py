@@ -37,6 +37,7 @@ from calico_k8s.model.resources import (
     Rule,
     Rules,
     Setting,
+    StagedAction,
     Tags,
     Tier,
     Value,
@@ -101,6 +102,8 @@ class StoredPolicy(msgspec.Struct, omit_defaults=True):
     inbound_rules: list[msgspec.Raw] = []
     outbound_rules: list[msgspec.Raw] = []
     staged: bool = False
+    staged_action: str = ""
+    """Empty: set, as a policy is that was staged before there were others."""
     host_hook: HostHook = HostHook.LOCAL
 
 
@@ -196,7 +199,8 @@ def _to_stored(value: Value) -> Any:  # noqa: C901
                 order=value.order,
                 inbound_rules=_raw_rules(value.ingress),
                 outbound_rules=_raw_rules(value.egress),
-                staged=value.staged,
+                staged=value.staged is not None,
+                staged_action=_staged_text(value.staged),
                 host_hook=value.host_hook,
             )
         case Tier():
@@ -313,9 +317,24 @@ def _decode_policy(key: keys.PolicyKey, raw: bytes, problems: list[str]) -> Valu
         order=stored.order,
         ingress=_rules(stored.inbound_rules, problems),
         egress=_rules(stored.outbound_rules, problems),
-        staged=stored.staged,
+        staged=_staged(stored, problems),
         host_hook=stored.host_hook,
     )
+
+
+def _staged_text(action: StagedAction | None) -> str:
+    return "" if action in (None, StagedAction.SET) else str(action)
+
+
+def _staged(stored: StoredPolicy, problems: list[str]) -> StagedAction | None:
+    """What is not understood of a staged policy decides nothing, as all of it."""
+    if not stored.staged:
+        return None
+    try:
+        return StagedAction(stored.staged_action or StagedAction.SET)
+    except ValueError:
+        problems.append(f"staged action '{stored.staged_action}' not understood, so it is ignored")
+        return StagedAction.IGNORE
 
 
 def _decode_tier(key: keys.TierKey, raw: bytes, _problems: list[str]) -> Value:

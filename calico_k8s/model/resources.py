@@ -236,6 +236,19 @@ EARLY_HOOKS = frozenset({HostHook.PRE_DNAT, HostHook.UNTRACKED})
 tier decides nothing."""
 
 
+class StagedAction(StrEnum):
+    """What a staged policy would do to the enforced policy of its name."""
+
+    SET = "set"
+    """Be it, or stand in its place."""
+    DELETE = "delete"
+    """Take it away."""
+    LEARN = "learn"
+    """As set; whoever recommends policies goes on rewriting it."""
+    IGNORE = "ignore"
+    """Nothing: it is kept, and that is all."""
+
+
 class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     """An ordered list of rules for the endpoints that ``selector`` is true of."""
 
@@ -247,8 +260,8 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     order: float | None = None
     ingress: tuple[Rule, ...] = ()
     egress: tuple[Rule, ...] = ()
-    staged: bool = False
-    """Calculated and counted, never a verdict."""
+    staged: StagedAction | None = None
+    """Calculated and counted, never a verdict; None: it is enforced."""
     host_hook: HostHook = HostHook.LOCAL
     """What traffic of host endpoints it is about; FORWARDED is about LOCAL too."""
 

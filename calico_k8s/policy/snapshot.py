@@ -35,6 +35,7 @@ from calico_k8s.model.resources import (
     Value,
     WorkloadEndpoint,
 )
+from calico_k8s.model.staging import target_of
 
 NO_RULES = Rules()
 
@@ -51,9 +52,12 @@ def claim(endpoint: WorkloadEndpoint) -> tuple[bool, float, str, EndpointId]:
 
 
 def policy_sort_key(policy: Policy) -> tuple[float, str]:
-    """Order within a tier: by order, None last, then by ``name/namespace/kind``."""
+    """Order within a tier: by order, None last, then by ``name/namespace/kind``.
+
+    A staged policy stands where it will once it is enforced.
+    """
     order = float("inf") if policy.order is None else policy.order
-    kind, namespace, name = policy.id
+    kind, namespace, name = target_of(policy.id)
     return (order, f"{name}/{namespace}/{kind}")
 
 
@@ -137,7 +141,7 @@ class Snapshot:
         tiers = sorted(self.tiers.values(), key=tier_sort_key)
         policies = sorted(self.policies.values(), key=policy_sort_key)
         return tuple(
-            (tier, tuple(p for p in policies if p.tier == tier.name and not p.staged))
+            (tier, tuple(p for p in policies if p.tier == tier.name and p.staged is None))
             for tier in tiers
         )
 

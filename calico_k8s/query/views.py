@@ -85,7 +85,7 @@ def policies(snapshot: Snapshot) -> Iterator[Row]:
             "order": policy.order,
             "types": [str(direction) for direction in policy.types],
             "selector": policy.selector,
-            "staged": policy.staged,
+            "staged": policy.staged is not None,
         }
 
 

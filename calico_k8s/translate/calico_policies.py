@@ -45,6 +45,8 @@ from calico_k8s.translate.objects import (
     CalicoTier,
     GlobalNetworkPolicy,
     GlobalNetworkSet,
+    StagedGlobalNetworkPolicy,
+    StagedNetworkPolicy,
     object_ref,
 )
 from calico_k8s.translate.reading import (
@@ -78,7 +80,11 @@ _DIRECTIONS = {"ingress": Direction.INGRESS, "egress": Direction.EGRESS}
 
 
 def read_calico_policy(
-    value: GlobalNetworkPolicy | CalicoNetworkPolicy, ports_of: PortsOf
+    value: GlobalNetworkPolicy
+    | CalicoNetworkPolicy
+    | StagedGlobalNetworkPolicy
+    | StagedNetworkPolicy,
+    ports_of: PortsOf,
 ) -> Reading:
     """What a policy says.
 
@@ -89,7 +95,7 @@ def read_calico_policy(
     try:
         if not isinstance(value.spec, dict | None):
             raise Misread(("spec",), "should be a mapping")
-        tier = _tier_name(spec)
+        tier = tier_name(spec)
         order = _order(spec)
         types = _types(spec)
         hook = _host_hook(spec, types)
@@ -204,7 +210,12 @@ def read_network_set(
     return Reading({keys.NetsetKey(name): netset}, tuple(reader.findings))
 
 
-def _tier_name(spec: Document) -> TierName:
+def tier_name(spec: Document) -> TierName:
+    """The tier that a policy says it is in.
+
+    Raises:
+        Misread: it is no text.
+    """
     name = spec.get("tier")
     if name is not None and not isinstance(name, str):
         raise Misread(("spec", "tier"), "should be text")

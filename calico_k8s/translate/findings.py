@@ -37,6 +37,7 @@ class Code(StrEnum):
     POLICY_SERVICE_UNKNOWN = "policy-service-unknown"
     SERVICE_EXTERNAL_NAME = "service-external-name"
     SERVICE_FLAG_VALUE = "service-flag-value"
+    STAGED_TARGET_UNKNOWN = "staged-target-unknown"
     TIER_FIXED = "tier-fixed"
     TIER_UNKNOWN = "tier-unknown"
 
@@ -48,6 +49,7 @@ _WARNINGS = frozenset(
         Code.LABEL_RESERVED,
         Code.OBJECT_DUPLICATE,
         Code.POLICY_SERVICE_UNKNOWN,
+        Code.STAGED_TARGET_UNKNOWN,
     }
 )
 

@@ -38,7 +38,12 @@ from calico_k8s.model.resources import (
     Rule,
 )
 from calico_k8s.translate.findings import FieldPath
-from calico_k8s.translate.objects import NetworkPolicy, object_ref, protocol_number
+from calico_k8s.translate.objects import (
+    NetworkPolicy,
+    StagedKubernetesNetworkPolicy,
+    object_ref,
+    protocol_number,
+)
 from calico_k8s.translate.reading import (
     BOTH,
     Document,
@@ -114,7 +119,7 @@ class PortMatch(msgspec.Struct, frozen=True):
     names: tuple[str, ...] = ()
 
 
-def read_network_policy(value: NetworkPolicy) -> Reading:
+def read_network_policy(value: NetworkPolicy | StagedKubernetesNetworkPolicy) -> Reading:
     """What a NetworkPolicy says."""
     reader = Reader(object_ref(value))
     ref, spec = reader.ref, value.spec

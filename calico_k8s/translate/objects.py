@@ -193,67 +193,57 @@ class Node(msgspec.Struct, frozen=True):
 # what that piece speaks of, and no more.  Any: what JSON can say.
 
 
-class NetworkPolicy(msgspec.Struct, frozen=True):
+class _Written(msgspec.Struct, frozen=True):
+    metadata: Metadata
+    spec: Any = None
+
+
+class NetworkPolicy(_Written, frozen=True):
     """``networking.k8s.io/v1/NetworkPolicy``."""
 
-    metadata: Metadata
-    spec: Any = None
 
-
-class ClusterNetworkPolicy(msgspec.Struct, frozen=True):
+class ClusterNetworkPolicy(_Written, frozen=True):
     """``policy.networking.k8s.io/v1alpha2/ClusterNetworkPolicy``."""
 
-    metadata: Metadata
-    spec: Any = None
 
-
-class CalicoTier(msgspec.Struct, frozen=True):
+class CalicoTier(_Written, frozen=True):
     """``projectcalico.org/v3/Tier``."""
 
-    metadata: Metadata
-    spec: Any = None
 
-
-class GlobalNetworkPolicy(msgspec.Struct, frozen=True):
+class GlobalNetworkPolicy(_Written, frozen=True):
     """``projectcalico.org/v3/GlobalNetworkPolicy``."""
 
-    metadata: Metadata
-    spec: Any = None
 
-
-class CalicoNetworkPolicy(msgspec.Struct, frozen=True):
+class CalicoNetworkPolicy(_Written, frozen=True):
     """``projectcalico.org/v3/NetworkPolicy``."""
 
-    metadata: Metadata
-    spec: Any = None
 
-
-class GlobalNetworkSet(msgspec.Struct, frozen=True):
+class GlobalNetworkSet(_Written, frozen=True):
     """``projectcalico.org/v3/GlobalNetworkSet``."""
 
-    metadata: Metadata
-    spec: Any = None
 
-
-class CalicoNetworkSet(msgspec.Struct, frozen=True):
+class CalicoNetworkSet(_Written, frozen=True):
     """``projectcalico.org/v3/NetworkSet``."""
 
-    metadata: Metadata
-    spec: Any = None
 
-
-class CalicoProfile(msgspec.Struct, frozen=True):
+class CalicoProfile(_Written, frozen=True):
     """``projectcalico.org/v3/Profile``."""
 
-    metadata: Metadata
-    spec: Any = None
 
-
-class CalicoHostEndpoint(msgspec.Struct, frozen=True):
+class CalicoHostEndpoint(_Written, frozen=True):
     """``projectcalico.org/v3/HostEndpoint``."""
 
-    metadata: Metadata
-    spec: Any = None
+
+class StagedGlobalNetworkPolicy(_Written, frozen=True):
+    """``projectcalico.org/v3/StagedGlobalNetworkPolicy``."""
+
+
+class StagedNetworkPolicy(_Written, frozen=True):
+    """``projectcalico.org/v3/StagedNetworkPolicy``."""
+
+
+class StagedKubernetesNetworkPolicy(_Written, frozen=True):
+    """``projectcalico.org/v3/StagedKubernetesNetworkPolicy``."""
 
 
 PolicyObject = (
@@ -266,6 +256,9 @@ PolicyObject = (
     | CalicoNetworkSet
     | CalicoProfile
     | CalicoHostEndpoint
+    | StagedGlobalNetworkPolicy
+    | StagedNetworkPolicy
+    | StagedKubernetesNetworkPolicy
 )
 """Objects that are nothing but policy."""
 
@@ -307,6 +300,11 @@ KINDS: Mapping[str, KindInfo] = {
     "NetworkSet": KindInfo(_CALICO, CalicoNetworkSet, is_namespaced=True),
     "Profile": KindInfo(_CALICO, CalicoProfile, is_namespaced=False),
     "HostEndpoint": KindInfo(_CALICO, CalicoHostEndpoint, is_namespaced=False),
+    "StagedGlobalNetworkPolicy": KindInfo(_CALICO, StagedGlobalNetworkPolicy, is_namespaced=False),
+    "StagedNetworkPolicy": KindInfo(_CALICO, StagedNetworkPolicy, is_namespaced=True),
+    "StagedKubernetesNetworkPolicy": KindInfo(
+        _CALICO, StagedKubernetesNetworkPolicy, is_namespaced=True
+    ),
 }
 """By the name that a kind has here: in findings, in origins and keys of policies."""
 

@@ -34,6 +34,7 @@ from calico_k8s.translate.network_policies import read_network_policy
 from calico_k8s.translate.objects import EndpointSlice, PolicyObject, object_ref
 from calico_k8s.translate.reading import Reading
 from calico_k8s.translate.references import Account, References, Thing, named_ports_of
+from calico_k8s.translate.staged_policies import FIELD, read_staged_policy
 from calico_k8s.translate.tiers import BUILT_IN_TIERS
 
 _Key = TypeVar("_Key")
@@ -76,6 +77,7 @@ class PolicyBook:
         self._sets_in: _Refs[str] = _Refs()
         self._in_tier: _Refs[TierName] = _Refs()
         self._naming: _Refs[Name] = _Refs()
+        self._deleting: _Refs[ObjectRef] = _Refs()
         self._dirty: set[ObjectRef] = set()
         self._touched: set[ObjectRef] = set()
         self._items: Items = dict(_BUILT_IN)
@@ -150,6 +152,12 @@ class PolicyBook:
                 return read_cluster_network_policy(value)
             case objects.GlobalNetworkPolicy() | objects.CalicoNetworkPolicy():
                 return read_calico_policy(value, self._derived.ports_of)
+            case (
+                objects.StagedGlobalNetworkPolicy()
+                | objects.StagedNetworkPolicy()
+                | objects.StagedKubernetesNetworkPolicy()
+            ):
+                return read_staged_policy(value, self._derived.ports_of)
             case objects.CalicoTier():
                 return read_tier(value)
             case objects.CalicoProfile():
@@ -189,6 +197,9 @@ class PolicyBook:
             self._sets_in.set(ref.namespace, ref, is_in=is_in)
         if ref.kind == "Tier":
             self._dirty |= self._in_tier.get(TierName(ref.name))
+        self._dirty |= self._deleting.get(ref)
+        if reading.deletes is not None:
+            self._deleting.set(reading.deletes, ref, is_in=is_in)
         if reading.tier is not None:
             self._in_tier.set(reading.tier, ref, is_in=is_in)
         for service in reading.services:
@@ -215,6 +226,9 @@ class PolicyBook:
         ):
             message = f"there is no tier '{tier}', so the policy is not enforced until there is"
             yield make_finding(Code.TIER_UNKNOWN, message, ref, ("spec", "tier"))
+        if reading.deletes is not None and reading.deletes not in self._readings:
+            message = f"there is no {reading.deletes} to delete, so it would change nothing"
+            yield make_finding(Code.STAGED_TARGET_UNKNOWN, message, ref, ("spec", FIELD))
         for service in sorted(reading.services):
             if not self._derived.has_service(service):
                 where = f"{service.namespace}/{service.name}"

@@ -19,6 +19,7 @@ from calico_k8s.model import keys
 from calico_k8s.model.addresses import Net, parse_net
 from calico_k8s.model.names import TierName
 from calico_k8s.model.resources import Action, Direction, Origin, Policy, Rule, Value
+from calico_k8s.model.staging import STAGED_KINDS
 from calico_k8s.translate.findings import Code, FieldPath, Finding, Name, ObjectRef, make_finding
 from calico_k8s.translate.objects import conversion_problem, field_text
 
@@ -51,6 +52,8 @@ class Reading(msgspec.Struct, frozen=True):
     """The selectors of nodes that rules name as peers, in canonical text."""
     accounts: frozenset[Name] = frozenset()
     """The service accounts that rules name; of any namespace, where that is empty."""
+    deletes: ObjectRef | None = None
+    """The policy that a staged one would take away."""
 
 
 def convert(document: Document, type_: type[_Type], path: FieldPath) -> _Type:
@@ -96,6 +99,7 @@ class Reader:
     def __init__(self, ref: ObjectRef) -> None:
         self.ref = ref
         self.findings: list[Finding] = []
+        self._when = "once it is enforced, " if ref.kind in STAGED_KINDS else ""
 
     def tell(self, code: Code, message: str, path: FieldPath) -> None:
         """One more finding."""
@@ -161,7 +165,7 @@ class Reader:
 
     def tell_unusable(self, error: Misread, effect: str) -> None:
         """A piece cannot be used, and what becomes of it."""
-        self.tell(Code.POLICY_INVALID, f"{error}, so {effect}", error.path)
+        self.tell(Code.POLICY_INVALID, f"{error}, so {self._when}{effect}", error.path)
 
     def _closed(self, error: Misread, action: str, index: int) -> tuple[Rule, ...]:
         if action in ("allow", "log"):

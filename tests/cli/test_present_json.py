@@ -165,3 +165,12 @@ def test_denials_are_as_described(tmp_path: Path) -> None:
 def test_yaml_says_the_same_as_json(app: Path) -> None:
     as_yaml = run("matrix", app, "-o", "yaml").out
     assert yaml.safe_load(as_yaml) == run("matrix", app, "-o", "json").json
+
+
+def test_a_report_of_staged_policies_is_as_documented() -> None:
+    examples = Path(__file__).parents[2] / "docs" / "examples"
+    found = run(
+        "staged", examples / "policies" / "app.yaml", examples / "staged", "-o", "json"
+    ).json
+    check("staged", found)
+    assert found["closed"]

@@ -37,6 +37,7 @@ from calico_k8s.model.resources import (
     Rule,
     Rules,
     Setting,
+    StagedAction,
     Value,
 )
 from calico_k8s.policy.match import Flow, rule_matches
@@ -245,7 +246,7 @@ def policy(
     order: float | None = 1.0,
     types: tuple[Direction, ...] = (INGRESS,),
     selected: str = 'app == "db"',
-    staged: bool = False,
+    staged: StagedAction | None = None,
 ) -> State:
     """A policy whose rules are its ingress rules, and its egress rules where it has that type."""
     identity = PolicyId("NetworkPolicy", "prod", name)
@@ -295,7 +296,7 @@ ALLOWS, DENIES, PASSES, LOGS = (rule(action, str(action)) for action in (ALLOW, 
             both(policy("a", DENIES)), "allow: profile", id="no tier object: not enforced"
         ),
         pytest.param(
-            both(DEFAULT, policy("a", DENIES, staged=True)),
+            both(DEFAULT, policy("a", DENIES, staged=StagedAction.SET)),
             "allow: profile",
             id="staged: no verdict",
         ),
