@@ -182,11 +182,6 @@ def untrack() -> bytes:
     return _expression("notrack")
 
 
-def counter() -> bytes:
-    """Count the packets that come so far, and go on."""
-    return _expression("counter")
-
-
 def limit(rate: int, burst: int) -> bytes:
     """Go on while packets come no more often than so many a second, after a burst."""
     return _expression(
