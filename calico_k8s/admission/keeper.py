@@ -1,7 +1,7 @@
 """Keeps the webhook's certificate: made and renewed by the leader, served by every replica.
 
 In: the door to the API server, and whether this replica leads.  Out: a Secret, the ``caBundle`` of
-the webhook's configuration, and material for the server::
+the webhook's configuration, what ``status`` says of them, and material for the server::
 
     leader: due?      ─► new one ─► caBundle (old and new) ─► Secret
     anybody: no use?  ─►                                      Secret ─► server
@@ -13,7 +13,6 @@ of the next one writes the Secret's.  Where the component is not installed nothi
 import base64
 import datetime as dt
 import threading
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -22,7 +21,8 @@ import structlog
 from calico_k8s.admission.material import VALID_FOR, Material, make_material, webhook_subject
 from calico_k8s.controller.kube import KubeApi
 from calico_k8s.controller.metrics import Metrics
-from calico_k8s.errors import KubeConflict, KubeError, KubeNotFound
+from calico_k8s.errors import KubeConflict, KubeError, KubeNotFound, StoreError
+from calico_k8s.model.status import WEBHOOK_PATH, WebhookStatus
 
 NAME = "calico-k8s-webhook"
 """Of the Secret, the Service and the webhook's configuration."""
@@ -50,6 +50,20 @@ class Serving(Protocol):
         """From the next connection on."""
 
 
+class Role(Protocol):
+    """What this replica is among the others: a :class:`~calico_k8s.controller.process.Controller`."""
+
+    @property
+    def is_leading(self) -> bool:
+        """Whether this one writes."""
+
+    def tell(self, path: str, value: bytes | None) -> None:
+        """Have the datastore hold what ``status`` reads there, where this one writes.
+
+        Raises: StoreError.
+        """
+
+
 class Keeper:
     """One replica's; a thread from :meth:`start` on."""
 
@@ -58,7 +72,7 @@ class Keeper:
         api: KubeApi,
         place: Place,
         server: Serving,
-        is_leader: Callable[[], bool],
+        role: Role,
         metrics: Metrics,
     ) -> None:
         self._api = api
@@ -66,7 +80,7 @@ class Keeper:
         self._subject = webhook_subject((f"{NAME}.{place.namespace}.svc", *place.names))
         self.valid_for: dt.timedelta = VALID_FOR
         self._server = server
-        self._is_leader = is_leader
+        self._role = role
         self._metrics = metrics
         self._served = Material()
         self._said = ""
@@ -93,7 +107,7 @@ class Keeper:
         """
         document = msgspec.json.decode(self._api.get(self._secret))
         material = _material(document)
-        is_leader = self._is_leader()
+        is_leader = self._role.is_leading
         self._say(material.problem(now) or "")
         # One that nobody can serve by is replaced by whoever finds it: while an update rolls out the
         # leader may be a controller that knows of no webhook.  Of two at once, one meets a conflict.
@@ -107,7 +121,9 @@ class Keeper:
             self._publish(material)
         self._owes_bundle = False
         problem, expires = material.problem(now), material.expires
-        self._metrics.webhook_expires.set(expires.timestamp() if expires else 0)
+        expires_s = expires.timestamp() if expires else 0.0
+        self._metrics.webhook_expires.set(expires_s)
+        self._tell(WebhookStatus(expires_s, problem or ""))
         if problem is None and material != self._served:
             self._server.serve_by(material)
             self._served = material
@@ -124,6 +140,13 @@ class Keeper:
             self._api.replace(CONFIGURATION, configuration)
             log.info("webhook configuration written")
 
+    def _tell(self, status: WebhookStatus | None) -> None:
+        """What ``calico-k8s status`` says of it; a store that is away is told at another pass."""
+        try:
+            self._role.tell(WEBHOOK_PATH, None if status is None else msgspec.json.encode(status))
+        except StoreError as error:
+            log.info("the webhook's status is not written", error=str(error))
+
     def _say(self, problem: str) -> None:
         """Once for each thing that is wrong, not each pass."""
         if problem and problem != self._said:
@@ -138,6 +161,7 @@ class Keeper:
             except KubeConflict:
                 self.problem = "another controller is making the webhook's certificate"
             except KubeNotFound:
+                self._tell(None)
                 self._say(
                     "manifests/webhook is not installed whole: nothing is refused at the door"
                 )

@@ -26,6 +26,7 @@ from calico_k8s.certificates.authority import (
     renewal_due,
 )
 from calico_k8s.model.addresses import Address
+from calico_k8s.model.status import expired_sentence
 
 VALID_FOR = dt.timedelta(days=90)
 COMMON_NAME = "calico-k8s-webhook"
@@ -56,10 +57,7 @@ class Material(msgspec.Struct, frozen=True):
         if expires is None or not self.key or not load_certificates(self.authorities):
             return "the webhook has no certificate yet"
         if expires <= now:
-            return (
-                f"the webhook's certificate has expired, {expires:%Y-%m-%d %H:%M} UTC: the API"
-                " server asks in vain, and lets in what it would refuse"
-            )
+            return expired_sentence(expires)
         if not _fits(found[0], self.key):
             return "the webhook's certificate and its key do not fit: somebody has changed one"
         if found[0].not_valid_before_utc > now:

@@ -44,7 +44,7 @@ def webhook(port: int, api: KubeApi, place: Place, controller: Controller) -> It
     Raises: UnavailableError where the port is taken.
     """
     server = WebhookServer(port, _Settings(controller), controller.metrics)
-    keeper = Keeper(api, place, server, lambda: controller.is_leading, controller.metrics)
+    keeper = Keeper(api, place, server, controller, controller.metrics)
     with serving(server), closing(keeper):
         keeper.start()
         controller.beside = lambda: keeper.problem

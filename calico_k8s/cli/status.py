@@ -6,6 +6,7 @@ them a line for each thing that is wrong; or a row for each policy.  Exit code 1
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import click
@@ -19,7 +20,7 @@ from calico_k8s.cli.options import (
     output_option,
 )
 from calico_k8s.cli.present import Row, paint, print_data, table
-from calico_k8s.controller.policies import Policies, read_policies
+from calico_k8s.controller.policies import Policies, read_policies, read_webhook
 from calico_k8s.datastore.store import Store
 from calico_k8s.model import keys
 from calico_k8s.model.names import EndpointId, NodeName
@@ -28,7 +29,9 @@ from calico_k8s.model.status import (
     HOSTS,
     EndpointStatus,
     StoredStatus,
+    WebhookStatus,
     decode_status,
+    expired_sentence,
     parse_status_path,
 )
 
@@ -52,6 +55,8 @@ class Told(NamedTuple):
     newest: int
     """The revision of the newest change for them."""
     policies: Policies
+    webhook: WebhookStatus | None
+    """None where there is none, or whoever asks may not know."""
 
 
 @click.command("status")
@@ -81,8 +86,11 @@ def status_command(
             click.echo(f"note: {told.policies.more} more have trouble of their own", err=True)
     else:
         rows = [_row(node, told) for node in sorted(told.expected | told.nodes.keys())]
-        print_data(rows, output, lambda: (*_lines(rows), *_policy_lines(told.policies)))
-        if any(row["state"] != "in-sync" or row["errors"] or row["not_enforced"] for row in rows):
+        door = list(_webhook_lines(told.webhook, time.time()))
+        print_data(rows, output, lambda: (*_lines(rows), *_policy_lines(told.policies), *door))
+        if not _is_served(told.webhook, time.time()) or any(
+            row["state"] != "in-sync" or row["errors"] or row["not_enforced"] for row in rows
+        ):
             ctx.exit(1)
     if told.policies.more or not all(r.accepted and r.is_everywhere for r in told.policies.rows):
         ctx.exit(1)
@@ -111,6 +119,7 @@ def _read(store: Store) -> Told:
         frozenset(key.node for key in found if isinstance(key, keys.NodeKey)),
         max((entry.mod_revision for entry in stored), default=0),
         read_policies(store, stored, nodes),
+        read_webhook(store),
     )
 
 
@@ -167,6 +176,24 @@ def _policy_lines(policies: Policies) -> Iterator[str]:
     hidden = len(unwell[POLICIES_SHOWN_MAX:]) + policies.more
     if hidden:
         yield f"... and {hidden} more: status --policies"
+
+
+def _is_served(webhook: WebhookStatus | None, now_s: float) -> bool:
+    """Whether the API server is answered, or is not to ask at all."""
+    return webhook is None or not (webhook.problem or webhook.expires <= now_s)
+
+
+def _webhook_lines(webhook: WebhookStatus | None, now_s: float) -> Iterator[str]:
+    """Until when the webhook's certificate holds; whether somebody renews it is not known here."""
+    if webhook is None:
+        return
+    expires = datetime.fromtimestamp(webhook.expires, UTC)
+    if webhook.expires and webhook.expires <= now_s:
+        yield paint(f"webhook: {expired_sentence(expires)}", "deny")
+    elif webhook.problem:
+        yield paint(f"webhook: {webhook.problem}", "deny")
+    else:
+        yield f"webhook: its certificate holds until {expires:%Y-%m-%d %H:%M} UTC"
 
 
 def _without(row: Mapping[str, object], *names: str) -> Row:

@@ -6,7 +6,7 @@ here, so it holds while no controller runs.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -17,12 +17,16 @@ from calico_k8s.model import keys
 from calico_k8s.model.names import NodeName
 from calico_k8s.model.status import (
     POLICIES_PATH,
+    WEBHOOK_PATH,
     PolicySummary,
     StoredStatus,
     TroubledPolicy,
+    WebhookStatus,
     decode_status,
 )
 from calico_k8s.translate.findings import ObjectRef
+
+_T = TypeVar("_T")
 
 
 class PolicyRow(msgspec.Struct, frozen=True):
@@ -123,11 +127,19 @@ def _ref(key: keys.Key | None) -> ObjectRef | None:
             return None
 
 
+def read_webhook(store: Store) -> WebhookStatus | None:
+    """What the controller told of the webhook; None where there is none, or this may not be read."""
+    return _told(store, WEBHOOK_PATH, WebhookStatus)
+
+
 def _summary(store: Store) -> PolicySummary:
     """What the controller told; nothing is wrong where it told nothing, or this may not be read."""
+    return _told(store, POLICIES_PATH, PolicySummary) or PolicySummary(0)
+
+
+def _told(store: Store, path: str, kind: type[_T]) -> _T | None:
     try:
-        entry = store.get(POLICIES_PATH)
+        entry = store.get(path)
     except StoreForbidden:
-        entry = None
-    summary = decode_status(entry.value, PolicySummary) if entry is not None else None
-    return summary or PolicySummary(0)
+        return None
+    return decode_status(entry.value, kind) if entry is not None else None

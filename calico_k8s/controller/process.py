@@ -27,7 +27,7 @@ from calico_k8s.controller.lease import Elector, Lease, LeaseTimes
 from calico_k8s.controller.metrics import Metrics
 from calico_k8s.controller.reflector import Pause
 from calico_k8s.controller.run import Loop, Parts
-from calico_k8s.datastore.store import Store
+from calico_k8s.datastore.store import Delete, Put, Store
 from calico_k8s.errors import (
     CalicoError,
     Deposed,
@@ -98,6 +98,8 @@ class Controller:
         self.phase = Phase.STARTING
         self._stopping = threading.Event()
         self._loop: Loop | None = None
+        self._fence: Fence | None = None
+        """Of the term as writer; None before it."""
         self._beat_s = time.monotonic()
         self._problem: CalicoError | None = None
         self._lost: Deposed | None = None
@@ -218,6 +220,7 @@ class Controller:
             lambda result: self.metrics.events.labels(result).inc(),
         )
         parts = Parts(self._api, self._store, turn.fence, self.metrics, announcer, turn.settings)
+        self._fence = turn.fence
         self._loop = Loop(parts)
         self.phase = Phase.LEADING
         self.metrics.is_leader.set(1)
@@ -228,6 +231,19 @@ class Controller:
         finally:
             self.metrics.is_leader.set(0)
             announcer.close()
+
+    def tell(self, path: str, value: bytes | None) -> None:
+        """Have the datastore hold what ``status`` reads there, where this one writes; None: nothing.
+
+        Raises: StoreError.
+        """
+        fence = self._fence
+        if fence is None or not self.is_leading:
+            return
+        entry = self._store.get(path)
+        if (entry.value if entry is not None else None) != value:
+            operation = Delete(path) if value is None else Put(path, value)
+            self._store.transact([operation], fence.compares)
 
     @property
     def is_leading(self) -> bool:

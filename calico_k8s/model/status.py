@@ -10,10 +10,12 @@ path below ``/calico``                               value
 Felix writes them under a lease: those of a node whose agent is gone go with it, and nothing is
 known of it then.  A newer version's states are text like any other.
 
-What the controller tells of policy objects, so that ``status`` can say it, is one key that no node
-reads: ``/controller/v1/policies``, a :class:`PolicySummary`.
+What the controller tells, so that ``status`` can say it, is in keys that no node reads:
+``/controller/v1/policies``, a :class:`PolicySummary`, and ``/controller/v1/webhook``, a
+:class:`WebhookStatus`.
 """
 
+from datetime import datetime
 from typing import Literal, TypeVar, get_args
 
 import msgspec
@@ -29,7 +31,7 @@ ENDPOINT_STATES: tuple[EndpointState, ...] = get_args(EndpointState)
 ENFORCED: EndpointState = "enforced"
 
 HOSTS = f"{STATUS}host/"
-POLICIES_PATH = f"{TOLD}policies"
+POLICIES_PATH, WEBHOOK_PATH = f"{TOLD}policies", f"{TOLD}webhook"
 TROUBLED_MAX = 500
 """So many objects a summary names, which is at most a third of what a value may have; of the others it
 says how many there are."""
@@ -91,6 +93,23 @@ class PolicySummary(msgspec.Struct, frozen=True, omit_defaults=True):
     """By name; no more than :data:`TROUBLED_MAX`."""
     more: int = 0
     """How many others there are."""
+
+
+class WebhookStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the controller tells of the webhook's certificate."""
+
+    expires: float
+    """Seconds since the epoch; 0 where there is none yet."""
+    problem: str = ""
+    """Why nobody can be served, as of the time it was told."""
+
+
+def expired_sentence(expires: datetime) -> str:
+    """Of a webhook whose certificate has ended."""
+    return (
+        f"the webhook's certificate has expired, {expires:%Y-%m-%d %H:%M} UTC: the API"
+        " server asks in vain, and lets in what it would refuse"
+    )
 
 
 def status_path(node: NodeName) -> str:

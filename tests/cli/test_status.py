@@ -17,10 +17,12 @@ from calico_k8s.model.names import EndpointId, NamespaceName, NodeName, PolicyId
 from calico_k8s.model.resources import Node, Policy, Value, WorkloadEndpoint
 from calico_k8s.model.status import (
     POLICIES_PATH,
+    WEBHOOK_PATH,
     EndpointStatus,
     PolicySummary,
     StoredStatus,
     TroubledPolicy,
+    WebhookStatus,
     endpoint_status_path,
     status_path,
 )
@@ -188,3 +190,32 @@ def test_of_many_policies_the_first_are_told_and_how_many_there_are(url: str, st
     tell(store, GOOD, revision)
     assert status(url).out.splitlines()[-1] == "... and 10 more: status --policies"
     assert len(status(url, "--policies").out.splitlines()) == 31
+
+
+# the webhook
+
+
+def tell_webhook(store: Store, lasts_s: float, problem: str = "") -> None:
+    expires = time.time() + lasts_s if lasts_s else 0.0
+    store.transact([Put(WEBHOOK_PATH, msgspec.json.encode(WebhookStatus(expires, problem)))])
+
+
+@pytest.mark.parametrize(
+    ("lasts_s", "problem", "code", "words"),
+    [
+        (86400.0, "", 0, "webhook: its certificate holds until 20"),
+        (-60.0, "", 1, "webhook: the webhook's certificate has expired, 20"),
+        (-60.0, "of then", 1, "UTC: the API server asks in vain, and lets in what it would refuse"),
+        (0.0, "the webhook has no certificate yet", 1, "webhook: the webhook has no certificate"),
+    ],
+)
+def test_the_webhooks_certificate_is_told_and_one_that_has_ended_is_no_success(
+    store: Store, url: str, lasts_s: float, problem: str, code: int, words: str
+) -> None:
+    tell(store, GOOD, write(store, GOOD))
+    assert "webhook" not in status(url).out
+    tell_webhook(store, lasts_s, problem)
+    asked = status(url)
+    assert asked.code == code
+    assert words in asked.out.splitlines()[-1]
+    assert status(url, "-o", "json").code == code

@@ -229,10 +229,15 @@ def sign(site: Site, account: str, until: Until) -> None:
 
 
 class _Nobody:
-    """Whom a webhook's certificate is for."""
+    """Whom a webhook's certificate is for, and who leads."""
+
+    is_leading = True
 
     def serve_by(self, material: Material) -> None:
         """Nothing is served."""
+
+    def tell(self, path: str, value: bytes | None) -> None:
+        """Nobody is told."""
 
 
 def refuse(site: Site, account: str, until: Until) -> None:
@@ -241,7 +246,7 @@ def refuse(site: Site, account: str, until: Until) -> None:
     secret = msgspec.json.decode(site.objects.api.get(path))
     site.objects.api.replace(path, {**unversioned(secret), "data": {}})
     with closing(site.account(account)) as api:
-        keeper = WebhookKeeper(api, Place(NAMESPACE), _Nobody(), lambda: True, Metrics())
+        keeper = WebhookKeeper(api, Place(NAMESPACE), _Nobody(), _Nobody(), Metrics())
 
         def is_made() -> bool:
             with suppress(KubeForbidden):

@@ -16,7 +16,7 @@ import yaml
 from structlog.testing import capture_logs
 
 from calico_k8s.admission.keeper import CONFIGURATION, NAME, Keeper, Place
-from calico_k8s.admission.material import Material
+from calico_k8s.admission.material import VALID_FOR, Material
 from calico_k8s.admission.server import (
     BODY_BYTES_MAX,
     CONNECTIONS_MAX,
@@ -26,7 +26,9 @@ from calico_k8s.admission.server import (
 from calico_k8s.certificates.authority import load_certificates
 from calico_k8s.controller.kube import connect
 from calico_k8s.controller.metrics import Metrics
+from calico_k8s.datastore.factory import open_store
 from calico_k8s.errors import KubeConflict
+from calico_k8s.model.status import WEBHOOK_PATH, WebhookStatus
 from calico_k8s.translate.namespaces import TranslateSettings
 from tests.cluster.binaries import kube_program
 from tests.cluster.controllers import CommandController, wait_for
@@ -238,6 +240,32 @@ def test_applying_the_component_again_leaves_what_the_controller_wrote(door: Doo
     assert configuration["webhooks"][0]["clientConfig"]["caBundle"] == secret["data"]["ca.crt"]
 
 
+def test_the_datastore_says_until_when_the_certificate_holds(door: Door) -> None:
+    with closing(open_store(door.kube.etcd.url("/door"))) as store:
+        wait_for(lambda: store.get(WEBHOOK_PATH) is not None, lambda: door.controllers[0].log)
+        entry = store.get(WEBHOOK_PATH)
+    assert entry is not None
+    told = msgspec.json.decode(entry.value, type=WebhookStatus)
+    secret = msgspec.json.decode(door.api.get(SECRET))
+    (certificate,) = load_certificates(base64.b64decode(secret["data"]["tls.crt"]))
+    assert told == WebhookStatus(certificate.not_valid_after_utc.timestamp())
+
+
+class Replica:
+    """Instead of a controller: whether it leads, and what it was given to tell."""
+
+    def __init__(self, *, is_leading: bool) -> None:
+        self.is_leading = is_leading
+        self.told: list[WebhookStatus] = []
+
+    def tell(self, path: str, value: bytes | None) -> None:
+        assert (path, value is not None) == (WEBHOOK_PATH, True)
+        self.told.append(msgspec.json.decode(value or b"", type=WebhookStatus))
+
+
+LEADER, STANDBY = Replica(is_leading=True), Replica(is_leading=False)
+
+
 class Served:
     """Instead of a server: what it was given."""
 
@@ -266,8 +294,8 @@ def test_a_certificate_is_renewed_in_time_and_the_old_one_believed_meanwhile(alo
     now = dt.datetime.now(dt.UTC)
     place, metrics = Place("kube-system", ("127.0.0.1",)), Metrics()
     first, second, other = Served(), Served(), Served()
-    leader = Keeper(alone.api, place, first, lambda: True, metrics)
-    standby = Keeper(alone.api, place, second, lambda: False, metrics)
+    leader = Keeper(alone.api, place, first, LEADER, metrics)
+    standby = Keeper(alone.api, place, second, STANDBY, metrics)
     server = WebhookServer(alone.port, TranslateSettings, metrics)
     with serving(server):
         for keeper in (leader, standby):
@@ -277,6 +305,7 @@ def test_a_certificate_is_renewed_in_time_and_the_old_one_believed_meanwhile(alo
         leader.keep(now - 2 * DAY)
         assert first.materials == [old], "not yet"
         leader.keep(now)
+        assert LEADER.told[-1] == WebhookStatus((now + VALID_FOR).timestamp() // 1)
         _, new = first.materials
         for material in (old, new, old):
             server.serve_by(material)
@@ -287,7 +316,7 @@ def test_a_certificate_is_renewed_in_time_and_the_old_one_believed_meanwhile(alo
     (authority,) = load_certificates(first.materials[2].authorities)
     assert authority.not_valid_after_utc > now + 400 * DAY, "an expired one is believed no longer"
     with capture_logs() as said:
-        Keeper(alone.api, place, other, lambda: False, metrics).keep(now + 1000 * DAY)
+        Keeper(alone.api, place, other, STANDBY, metrics).keep(now + 1000 * DAY)
     assert "the webhook's certificate has expired, 20" in said[0]["problem"]
     (renewed,) = other.materials
     assert renewed != first.materials[2], "a standby replaces what is of no use"
@@ -298,13 +327,13 @@ def test_of_two_that_make_one_at_once_the_one_that_is_kept_is_believed(alone: Do
     place, metrics = Place("kube-system", ("127.0.0.1",)), Metrics()
     secret = msgspec.json.decode(alone.api.get(SECRET))
     now = dt.datetime.now(dt.UTC)
-    late = Keeper(alone.api, place, Served(), lambda: False, metrics)
+    late = Keeper(alone.api, place, Served(), STANDBY, metrics)
     get, kept = alone.api.get, Served()
 
     def get_while_another_is_quicker(path: str) -> bytes:
         read = get(path)
         if path == CONFIGURATION and not kept.materials:
-            Keeper(quick, place, kept, lambda: False, metrics).keep(now)
+            Keeper(quick, place, kept, STANDBY, metrics).keep(now)
         return read
 
     del secret["data"]
