@@ -191,3 +191,50 @@ def test_a_long_text_is_cut_and_a_large_object_is_answered_soon() -> None:
     found = asked(pod(many))
     assert len(found.refusal) <= 8192
     assert all(len(warning) <= 256 for warning in found.warnings)
+
+
+def calicos(kind: str, spec: Document) -> Document:
+    made = {"name": "x"} | (
+        {} if "Global" in kind or kind == "HostEndpoint" else {"namespace": "s"}
+    )
+    return {"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": made, "spec": spec}
+
+
+GLOBAL = {"selector": "all()", "ingress": [{"action": "Alow"}]}
+PRE_DNAT = {"selector": "all()", "preDNAT": True, "types": ["Ingress"]}
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        (calicos("StagedGlobalNetworkPolicy", GLOBAL), "Alow"),
+        (calicos("StagedNetworkPolicy", GLOBAL), "Alow"),
+        (calicos("StagedNetworkPolicy", {"stagedAction": "Sett"}), "'Sett' is none of Set,"),
+        (
+            calicos("StagedKubernetesNetworkPolicy", {"podSelector": {"matchLabels": 1}}),
+            "spec.podSelector",
+        ),
+        (calicos("StagedGlobalNetworkPolicy", PRE_DNAT), "preDNAT needs applyOnForward"),
+        (calicos("GlobalNetworkPolicy", PRE_DNAT), "preDNAT needs applyOnForward"),
+        (calicos("HostEndpoint", {"interfaceName": "eth0"}), "spec.node is missing"),
+        (calicos("HostEndpoint", {"node": "n"}), "no expectedIPs tells the interface"),
+        (
+            calicos("HostEndpoint", {"node": "n", "interfaceName": "e/0"}),
+            "'e/0' is neither an interface's name",
+        ),
+    ],
+)
+def test_staged_kinds_and_host_endpoints_are_refused_as_the_others(
+    document: Document, words: str
+) -> None:
+    assert words in asked(document).refusal
+
+
+def test_a_whole_staged_policy_and_host_endpoint_are_let_in() -> None:
+    for document in (
+        calicos("StagedGlobalNetworkPolicy", {"stagedAction": "Delete"}),
+        calicos("StagedNetworkPolicy", {"ingress": [{"action": "Allow"}]}),
+        calicos("StagedKubernetesNetworkPolicy", {"podSelector": {}}),
+        calicos("HostEndpoint", {"node": "n", "interfaceName": "eth0"}),
+    ):
+        assert asked(document) == Answer()

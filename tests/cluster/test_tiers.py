@@ -112,7 +112,7 @@ def use(*tiers: str) -> Object:
 def give(server: ApiServer, user: str, *rules: Object) -> None:
     """Gives a user these rights in the whole cluster, and those to the kinds themselves."""
     kinds = rule("networkpolicies", verbs=("*",)) | {
-        "resources": ["networkpolicies", "globalnetworkpolicies"]
+        "resources": ["networkpolicies", "globalnetworkpolicies", "stagednetworkpolicies"]
     }
     role: Object = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -156,6 +156,8 @@ def asked(server: ApiServer) -> ApiServer:
     give(server, "every", use(), rule(np), rule(gnp))
     give(server, "maker", use("default"), rule(np, "default.*", verbs=("create",)))
     give(server, "global", use("security"), rule(gnp, "security.*"))
+    staged = "tier.stagednetworkpolicies"
+    give(server, "stager", use("default", "security"), rule(staged, "default.*"))
     give(server, "nobody", rule("networksets"))
     wait_for(
         lambda: "may not" in ask(server, "nobody", "create", policy("a", None)),
@@ -179,6 +181,7 @@ def ask(server: ApiServer, user: str, verb: str, document: str) -> str:
 
 NEW, OLD = policy("new", None), policy("old", "security")
 NEW_SECURE = policy("new", "security")
+STAGED, STAGED_SECURE = (policy("new", t, "StagedNetworkPolicy") for t in (None, "security"))
 
 
 @pytest.mark.parametrize(
@@ -195,6 +198,10 @@ NEW_SECURE = policy("new", "security")
         ("user", "delete", OLD, "delete tier.networkpolicies/security.*"),
         ("blind", "create", NEW_SECURE, "get tiers/security"),
         ("blind", "create", NEW, "get tiers/default"),
+        ("stager", "create", STAGED, ""),
+        ("stager", "create", STAGED_SECURE, "create tier.stagednetworkpolicies/security.*"),
+        ("stager", "create", NEW, "create tier.networkpolicies/default.*"),
+        ("both", "create", STAGED, "create tier.stagednetworkpolicies/default.*"),
         ("named", "replace", policy("mine", "security"), ""),
         ("named", "create", NEW_SECURE, "create tier.networkpolicies/security.*"),
         ("every", "create", policy("new", "anything"), ""),
