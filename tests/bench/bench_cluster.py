@@ -32,7 +32,7 @@ from calico_k8s.netlink.ipset import Edit, IpsetSocket, MemberCommand
 from calico_k8s.render.tables import IpsetName, KernelIpset, KernelMember
 from tests.bench.figure import Figure, Floor, report, summary
 from tests.bench.stamped import PATIENCE_S, PORT, StampedFlow
-from tests.cluster.live import NODE_1, NODE_2, LiveCluster, live_cluster
+from tests.cluster.live import NODE_1, NODE_2, LiveCluster, PolicyStore, live_cluster
 from tests.cluster.objects import Document, KubeObjects, pod_path
 from tests.namespaces import run
 
@@ -43,6 +43,8 @@ SERVICES = f"/api/v1/namespaces/{NAMESPACE}/services"
 QUIET_S = 0.15
 """Between the end of one change and the next: by then the nodes have told that it is in force."""
 FLOOR_QUIET_S = 0.05
+ETCD_TIMES = ("--heartbeat-interval", "100", "--election-timeout", "1000")
+"""etcd's own, as manifests/ has them; tests have shorter ones."""
 
 Change = Callable[[KubeObjects], object]
 
@@ -283,7 +285,9 @@ def main() -> None:
     given = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
-        live_cluster(Path(folder), listen=(), etcd_members=given.members) as cluster,
+        live_cluster(
+            Path(folder), listen=(), policy_store=PolicyStore(given.members, ETCD_TIMES)
+        ) as cluster,
         closing(connect(str(cluster.kube.kubeconfig()))) as api,
     ):
         bed = Bed(cluster, api)

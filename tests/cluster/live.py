@@ -57,6 +57,14 @@ LEASE_S = 5
 """Of the controllers, a third of what it is unless said."""
 
 
+class PolicyStore(NamedTuple):
+    """The etcd where policy is."""
+
+    members: int = 3
+    arguments: tuple[str, ...] = ()
+    """Of etcd's own, after those that make tests quick."""
+
+
 class LiveCluster(NamedTuple):
     """What :func:`live_cluster` yields; for one thread at a time."""
 
@@ -133,7 +141,7 @@ def live_cluster(
     listen: Iterable[ListenPort],
     options: LabOptions | None = None,
     outside: Sequence[LabNode] = (),
-    etcd_members: int = 3,
+    policy_store: PolicyStore = PolicyStore(),  # noqa: B008 - immutable
     define: Callable[[ApiServer, KubeApi], None] | None = None,
 ) -> Iterator[LiveCluster]:
     """A cluster without pods in which everything runs, until the context ends; nothing is left.
@@ -151,7 +159,13 @@ def live_cluster(
         host = Host(network.control_address, network.control)
         authority = Authority(folder)
         etcd = stack.enter_context(
-            etcd_cluster(folder / "etcd", members=etcd_members, authority=authority, host=host)
+            etcd_cluster(
+                folder / "etcd",
+                members=policy_store.members,
+                authority=authority,
+                extra=policy_store.arguments,
+                host=host,
+            )
         )
         kube = stack.enter_context(api_server(folder / "kube", host=host))
         port = stack.enter_context(

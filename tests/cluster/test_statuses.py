@@ -15,7 +15,7 @@ from tests.cli.program import Ran
 from tests.cli.program import run as run_command
 from tests.cluster.controllers import wait_for
 from tests.cluster.definitions import define_calicos, define_cluster_network_policies
-from tests.cluster.live import NODE_1, NODE_2, LiveCluster, live_cluster
+from tests.cluster.live import NODE_1, NODE_2, LiveCluster, PolicyStore, live_cluster
 from tests.cluster.objects import Document
 from tests.cluster.servers import ApiServer
 from tests.cluster.shop import LISTEN, OBJECTS, WEB, ShopPod, apply, run
@@ -71,7 +71,7 @@ def define_all(kube: ApiServer, api: KubeApi) -> None:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
     folder = tmp_path_factory.mktemp("statuses")
-    with live_cluster(folder, listen=LISTEN, etcd_members=1, define=define_all) as up:
+    with live_cluster(folder, listen=LISTEN, policy_store=PolicyStore(1), define=define_all) as up:
         apply(up, *OBJECTS)
         run(up, FRONT, REAR)
         up.wait_in_force()
