@@ -76,13 +76,25 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_settings(  # Any: the command's other parameters
-        *, default_namespace_policy: str, annotation_keys: tuple[str, ...], **others: Any
+        *,
+        default_namespace_policy: str,
+        annotation_keys: tuple[str, ...],
+        auto_host_endpoints: str,
+        **others: Any,
     ) -> None:
         is_open = default_namespace_policy == "open"
-        command(
-            settings=TranslateSettings(annotation_keys, "open" if is_open else "closed"), **others
+        settings = TranslateSettings(
+            annotation_keys, "open" if is_open else "closed", auto_host_endpoints == "true"
         )
+        command(settings=settings, **others)
 
+    with_settings = option(
+        "--auto-host-endpoints",
+        type=click.Choice(["true", "false"]),
+        default="false",
+        show_default=True,
+        help="Whether each node has a HostEndpoint made for it, as by the controller's setting.",
+    )(with_settings)
     with_settings = option(
         "--annotation-keys",
         metavar="KEY[,KEY...]",

@@ -20,7 +20,7 @@ from calico_k8s.render.notes import Unasked
 from calico_k8s.translate.labels import NAMESPACE_LABEL, NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX
 from calico_k8s.translate.selecting import IS_POD
 
-_KINDS = {"Pod": "annotation of pod", "Tier": "tier", "Profile": "profiles of no one"}
+_KINDS = {"Pod": "annotation of pod", "Tier": "tier"}
 
 
 REASONS = {
@@ -73,8 +73,9 @@ def describe_origin(origin: Origin, endpoint: EndpointId | None = None) -> str:
     name = _name(origin, endpoint)
     where = "/".join(part for part in (origin.namespace, name) if part)
     words = f"{_KINDS.get(origin.kind, origin.kind)} {where}".strip()
-    if origin.kind == "Profile" and not name and endpoint is not None and endpoint.is_host:
-        words = f"profiles of HostEndpoint {endpoint.name}"
+    if origin.kind == "Profile" and not name:  # the end of those of whoever has none that speaks
+        is_host = endpoint is not None and endpoint.is_host
+        words = f"profiles of HostEndpoint {endpoint.name}" if is_host and endpoint else "profiles"
     if origin.index < 0:
         return words
     title = f" '{origin.title}'" if origin.title else ""

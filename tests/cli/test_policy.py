@@ -276,3 +276,21 @@ def test_the_matrix_has_nodes_where_that_is_asked_for() -> None:
     asked = run("matrix", NODES, "--hosts", "--port", "22", "-o", "json")
     assert [pod["id"] for pod in asked.json["pods"]] == ["node/node-1"]
     assert run("matrix", NODES, "--port", "22", "-o", "json").json["pods"] == []
+
+
+def test_host_endpoints_that_the_controller_would_make_are_there_where_it_is_said(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(
+        NODES.read_text().replace("kind: HostEndpoint", "kind: Other")
+        + "---\napiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\n"
+        "metadata: {name: made}\nspec: {selector: has(projectcalico.org/created-by)}\n"
+    )
+    question = ("--from", "192.0.2.7", "--to", "node/node-1", "--port", "9100")
+    assert can(file, *question) == 0
+    assert can(file, *question, "--auto-host-endpoints", "true") == 1
+    made = run(
+        "affected", file, "--policy", "GlobalNetworkPolicy/made", "--auto-host-endpoints", "true"
+    )
+    assert "  HostEndpoint/node-1-auto-hep on node-1, 192.168.0.1" in made.out

@@ -97,7 +97,7 @@ def test_what_passes_is_not_told_and_equal_packets_are_one_record(
     assert until(lambda: one_told(machine).packets == 5)
     denial = one_told(machine)
     assert (denial.protocol, denial.port) == ("udp", 53)
-    assert denial.why == "end of profiles of no one"
+    assert denial.why == "end of profiles"
 
 
 def test_an_unknown_endpoint_is_told_as_one(

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import msgspec
 import pytest
 
 from calico_k8s.model import keys
@@ -23,6 +24,7 @@ from calico_k8s.model.resources import (
 from calico_k8s.policy.snapshot import Snapshot
 from calico_k8s.query.explain import explain_lines, headline, report
 from calico_k8s.query.reach import Answer, Service, ask, find_party
+from calico_k8s.translate.host_endpoints import ALLOW_ALL_PROFILE, allow_all_rules
 from tests.states import State, both, pod, policy, profile, selector, tier
 
 TCP = PROTOCOL_NUMBERS["tcp"]
@@ -197,3 +199,15 @@ def test_what_passes_through_is_judged_beside_the_pods_policy() -> None:
 def test_an_interface_that_no_host_endpoint_is_about_is_said_to_be_nobodys() -> None:
     (line,) = told(HOSTS, "192.0.2.1", "node/n1:eth7", 80)
     assert line.endswith("no HostEndpoint is about eth7 of n1: nothing of ours judges it")
+
+
+def test_the_built_in_profile_is_told_by_its_name() -> None:
+    host = msgspec.structs.replace(ETH0, profiles=(ALLOW_ALL_PROFILE,))
+    alone = {key: value for key, value in HOSTS.items() if not isinstance(value, Policy)}
+    state = both(
+        alone,
+        {keys.HostEndpointKey(N1, "n1-eth0"): host},
+        {keys.ProfileRulesKey(ALLOW_ALL_PROFILE): allow_all_rules()},
+    )
+    first, *_ = told(state, "192.0.2.1", "node/n1", 80)
+    assert first.endswith("80: Profile projectcalico-default-allow, rule 1, at eth0 of n1")
