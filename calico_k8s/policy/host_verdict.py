@@ -101,10 +101,9 @@ def judge_host(
 ) -> HostVerdict:
     """The verdict on a new flow at one node; ``own`` has the interface of each of its addresses."""
     steps: list[HostStep] = []
-    for hook, direction, interface in _hooks(passage):
-        endpoint = find_host_endpoint(
-            snapshot.host_endpoints.values(), passage.node, interface, own or {}, hook
-        )
+    there = snapshot.hosts_by_node.get(passage.node, ())
+    for hook, direction, interface in _hooks(passage) if there else ():
+        endpoint = find_host_endpoint(there, passage.node, interface, own or {}, hook)
         if endpoint is None or is_neighbour_discovery(passage.flow):
             continue
         flow = passage.flow

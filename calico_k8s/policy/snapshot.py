@@ -133,6 +133,14 @@ class Snapshot:
         return {**self.endpoints, **hosts}
 
     @cached_property
+    def hosts_by_node(self) -> Mapping[NodeName, tuple[HostEndpoint, ...]]:
+        """Each node's host endpoints, by name."""
+        found: dict[NodeName, list[HostEndpoint]] = {}
+        for endpoint in sorted(self.host_endpoints.values(), key=lambda each: each.name):
+            found.setdefault(endpoint.node, []).append(endpoint)
+        return {node: tuple(endpoints) for node, endpoints in found.items()}
+
+    @cached_property
     def policies_by_tier(self) -> tuple[tuple[Tier, tuple[Policy, ...]], ...]:
         """Tiers in order, each with its enforced policies in order.
 

@@ -94,16 +94,9 @@ class Ways:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        by_node: dict[NodeName, list[HostEndpoint]] = {}
-        for endpoint in sorted(snapshot.host_endpoints.values(), key=lambda each: each.name):
-            by_node.setdefault(endpoint.node, []).append(endpoint)
-        self._own = {
-            node: dict(_interfaces_by_address(endpoints)) for node, endpoints in by_node.items()
-        }
-        self._links = {
-            node: tuple(_known_links(endpoints, self._own[node]))
-            for node, endpoints in by_node.items()
-        }
+        hosts = snapshot.hosts_by_node.items()
+        self._own = {node: dict(_interfaces_by_address(there)) for node, there in hosts}
+        self._links = {node: tuple(_known_links(there, self._own[node])) for node, there in hosts}
         self._node_by_address = {
             address: node for node, known in nodes_known(snapshot).items() for address in known
         } | {address: node.name for node in snapshot.nodes.values() for address in node.addresses}
@@ -178,7 +171,7 @@ class Ways:
         return [(node, link) for link in self._links[node]]
 
 
-def _interfaces_by_address(endpoints: list[HostEndpoint]) -> Iterator[tuple[Address, str]]:
+def _interfaces_by_address(endpoints: tuple[HostEndpoint, ...]) -> Iterator[tuple[Address, str]]:
     """Each address that host endpoints of a node expect, and its interface, named or not."""
     names: dict[Address, str] = {}
     for endpoint in endpoints:
@@ -194,7 +187,7 @@ def _interfaces_by_address(endpoints: list[HostEndpoint]) -> Iterator[tuple[Addr
     yield from names.items()
 
 
-def _known_links(endpoints: list[HostEndpoint], own: Mapping[Address, str]) -> Iterator[str]:
+def _known_links(endpoints: tuple[HostEndpoint, ...], own: Mapping[Address, str]) -> Iterator[str]:
     named = [e.interface for e in endpoints if e.interface not in ("", EVERY_INTERFACE)]
     known = tuple(dict.fromkeys([*named, *own.values()]))
     yield from known
