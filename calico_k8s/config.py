@@ -14,6 +14,7 @@ import msgspec
 
 from calico_k8s.errors import InputError
 from calico_k8s.model.addresses import Net, parse_net
+from calico_k8s.model.dns_servers import DEFAULT_SERVERS, DnsServers, parse_dns_servers
 from calico_k8s.model.failsafes import (
     DEFAULT_INBOUND,
     DEFAULT_OUTBOUND,
@@ -46,6 +47,8 @@ class Config(msgspec.Struct, frozen=True):
     auto_host_endpoints: bool = False
     failsafe_inbound_ports: Failsafes = parse_failsafes(DEFAULT_INBOUND)
     failsafe_outbound_ports: Failsafes = parse_failsafes(DEFAULT_OUTBOUND)
+    dns_trusted_servers: DnsServers = parse_dns_servers(DEFAULT_SERVERS)
+    dns_extra_ttl_s: float = 30.0
     cut_connections: bool = True
     denials: bool = False
     resync_interval_s: float = 90.0
@@ -116,6 +119,10 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _seconds_or_none(text: str) -> float:
+    return 0.0 if text.strip() in ("0", "0.0") else _seconds(text)
+
+
 def _mark_mask(text: str) -> int:
     try:
         mask = int(text, 0)
@@ -140,6 +147,8 @@ OPTIONS = (
     Option("auto-host-endpoints", _switch, "a host endpoint for each node, open but for policy"),
     Option(INBOUND_SETTING, parse_failsafes, "ports of the node that no policy closes, or none"),
     Option(OUTBOUND_SETTING, parse_failsafes, "ports the node always reaches, or none"),
+    Option("dns-trusted-servers", parse_dns_servers, "whose answers name domains' addresses"),
+    Option("dns-extra-ttl-s", _seconds_or_none, "how long an address outlives its DNS answer"),
     Option("cut-connections", _switch, "end live connections of flows that become denied"),
     Option("denials", _switch, "tell which rule denied a packet; while off, no rule is for it"),
     Option("resync-interval-s", _seconds, "how often the kernel is compared whole"),

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any, TypeVar
 
+import msgspec
 from hypothesis import strategies as st
 
 import grammar
 from calico_k8s.model import keys
 from calico_k8s.model.addresses import Address, Net, address_version
+from calico_k8s.model.domains import DomainName, DomainPattern, parse_domain
 from calico_k8s.model.keys import Key
 from calico_k8s.model.names import (
     EndpointId,
@@ -87,6 +89,10 @@ NETS = tuple(
             "::/0",
         ),
     )
+)
+DOMAINS = tuple(map(parse_domain, ("api.example.com", "*.example.com", "www.*.com", "other.test")))
+DOMAIN_NAMES = tuple(
+    map(DomainName, ("api.example.com", "x.y.example.com", "www.example.com", "elsewhere.test"))
 )
 PORT_NAMES = ("http", "dns")
 PORTS = (53, 80, 8080)
@@ -171,6 +177,16 @@ def entity_matches(*, has_ports: bool) -> st.SearchStrategy[EntityMatch]:
     )
 
 
+domain_tuples = some(st.sampled_from(DOMAINS), 0, 0, 1, 2, unique=True)
+
+
+def _by_domain(entity: EntityMatch, domains: tuple[DomainPattern, ...]) -> EntityMatch:
+    """The entity with domains in place of who it is."""
+    return msgspec.structs.replace(
+        entity, domains=domains, tag=None, selector=None, netset=None, named_ports=()
+    )
+
+
 _HEADS: tuple[dict[str, Any], ...] = (
     {},
     {},
@@ -193,13 +209,11 @@ def rules(draw: st.DrawFn) -> Rule:
     """A rule that the codec would let through."""
     head = draw(st.sampled_from(_HEADS))
     entities = entity_matches(has_ports=head.get("protocol") in PROTOCOLS_WITH_PORTS)
-    return Rule(
-        action=draw(st.sampled_from((*[Action.ALLOW] * 3, *Action))),
-        origin=draw(origins),
-        src=draw(entities),
-        dst=draw(entities),
-        **head,
-    )
+    action = draw(st.sampled_from((*[Action.ALLOW] * 3, *Action)))
+    dst, domains = draw(entities), draw(domain_tuples)
+    if domains and action is Action.ALLOW:
+        dst = _by_domain(dst, domains)
+    return Rule(action=action, origin=draw(origins), src=draw(entities), dst=dst, **head)
 
 
 rule_tuples = some(rules(), 0, 1, 1, 2)
@@ -245,7 +259,9 @@ profile_tags = st.builds(
 )
 profile_labels = st.builds(Labels, label_maps)
 set_labels = st.one_of(label_maps, label_maps, st.none())
-network_sets = st.builds(NetworkSet, st.sampled_from(NETSETS), set_labels, net_tuples)
+network_sets = st.builds(
+    NetworkSet, st.sampled_from(NETSETS), set_labels, net_tuples, domain_tuples
+)
 orders = st.sampled_from((None, 1.0, 2.0))
 
 
@@ -325,7 +341,7 @@ def values(key: Key) -> st.SearchStrategy[Value]:  # noqa: C901 - one arm for ea
         case keys.PolicyKey():
             return policies(key)
         case keys.NetsetKey(name):
-            return st.builds(NetworkSet, st.just(name), set_labels, net_tuples)
+            return st.builds(NetworkSet, st.just(name), set_labels, net_tuples, domain_tuples)
         case keys.NodeKey(node):
             return st.just(Node(node, NODE_ADDRESSES[node]))
         case keys.SettingKey(_, "pod-to-host-action"):

@@ -83,6 +83,12 @@ class Ipset(msgspec.Struct, frozen=True):
     """Of the rules that ask it: a batch changes the two directions' sets at different moments."""
 
 
+DNS_SERVERS = Ipset(
+    IpsetId("dns-servers"), IpsetKind.ADDRESS_PORT, Polarity.COUNTS, Direction.EGRESS
+)
+"""The servers whose answers names are learnt from; there while any set asks a domain."""
+
+
 class ResolvedRule(msgspec.Struct, frozen=True, omit_defaults=True):
     """A rule of a group, with its local end decided; every criterion that is given must hold.
 

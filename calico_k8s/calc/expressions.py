@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from calico_k8s.calc.deltas import Ipset, IpsetId, IpsetKind, Polarity
+from calico_k8s.model.domains import DomainPattern
 from calico_k8s.model.names import NetsetName, SelectorText, TagName
 from calico_k8s.model.resources import Action, Direction, EntityMatch, Protocol
 
@@ -43,6 +44,11 @@ class Term(NamedTuple):
     """One of them; then members are addresses with their ports."""
     protocol: Protocol | None = None
     """Of the ports."""
+    domains: tuple[DomainPattern, ...] = ()
+    """Of an address that was learnt for one of them; then nothing else is given."""
+    learns: bool = False
+    """Whether the selector is true, beside, of what was learnt for network sets' domains; then
+    nothing else is given."""
 
     @property
     def anchors(self) -> tuple[Criterion, ...]:
@@ -61,7 +67,8 @@ class Term(NamedTuple):
     def is_one_criterion(self) -> bool:
         """Whether endpoints give all their addresses for a tag or a selector, and nothing else asks."""
         return (
-            self == Term(tag=self.tag) != Term() or self == Term(selector=self.selector) != Term()
+            self == Term(tag=self.tag) != Term()
+            or self._replace(learns=False) == Term(selector=self.selector) != Term()
         )
 
     @property
@@ -107,12 +114,19 @@ def netsets_of(expression: Expression) -> set[NetsetName]:
 
 
 def positive_expression(
-    entity: EntityMatch, names: tuple[str, ...], protocol: Protocol | None
+    entity: EntityMatch,
+    names: tuple[str, ...],
+    protocol: Protocol | None,
+    *,
+    learns: bool = False,
 ) -> Expression:
     """What the peer must be, in one term: empty where nothing but nets and numbers are asked.
 
-    ``names`` are the named ports to ask for, none where the rule is asked by number.
+    ``names`` are the named ports to ask for, none where the rule is asked by number.  ``learns``
+    says whether what was learnt of domains counts: of the destination of what egress allows.
     """
+    if entity.domains:
+        return (Term(domains=entity.domains),)
     if entity.tag is None and entity.selector is None and entity.netset is None and not names:
         return ()
     return (
@@ -122,6 +136,7 @@ def positive_expression(
             netset=entity.netset,
             ports=_ports(names),
             protocol=protocol if names else None,
+            learns=learns and entity.learns,
         ),
     )
 
@@ -174,8 +189,14 @@ class Asked(NamedTuple):
 def make_ipset(expression: Expression, asked: Asked) -> Ipset:
     """The set that holds who meets the expression; its id depends on nothing else."""
     kind = IpsetKind.ADDRESS_PORT if expression[0].ports else IpsetKind.NET
-    identity = (kind, asked.direction, asked.polarity, expression)
+    identity = (kind, asked.direction, asked.polarity, tuple(map(_identity, expression)))
     return Ipset(IpsetId(short_hash(identity)), kind, asked.polarity, asked.direction)
+
+
+def _identity(term: Term) -> tuple[object, ...]:
+    """A term as it has always been written: what is learnt came later, and most terms ask nothing."""
+    learnt = (term.domains, term.learns)
+    return term[:5] if learnt == ((), False) else (*term[:5], *learnt)
 
 
 def short_hash(identity: object) -> str:

@@ -8,6 +8,7 @@ kernel holds it, or in which order a batch is written::
     profile tags, labels ──► (traits) ┤                   │       ▲
                                       ├─► local traits    │       │ expressions asked
     network sets ──► netsets ─────────┼───────────────────┤       │
+    what names have ──► names ────────┼───────────────────┤       │
                                       ▼                   ▼       │
     tiers, policies, profile rules ──► rulebook ──► placement ────┴──► groups, local endpoints
     nodes, settings ──────────────────────────────────────────────────► settings_changed
@@ -20,6 +21,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
 from calico_k8s.calc.deltas import (
+    DNS_SERVERS,
     Deltas,
     Group,
     GroupId,
@@ -27,14 +29,17 @@ from calico_k8s.calc.deltas import (
     LocalEndpoint,
     LocalHostEndpoint,
     Member,
+    PortMember,
 )
 from calico_k8s.calc.members import ActiveSet, Members
+from calico_k8s.calc.names import Names
 from calico_k8s.calc.netsets import Netsets
 from calico_k8s.calc.peers import Peers, put
 from calico_k8s.calc.placement import Placement
 from calico_k8s.calc.rulebook import Rulebook
 from calico_k8s.model import keys
-from calico_k8s.model.addresses import Address
+from calico_k8s.model.addresses import Address, single_address
+from calico_k8s.model.domains import DomainName, DomainPattern, parse_servers_netset
 from calico_k8s.model.names import HOST_NAMESPACE, EndpointId, NetsetName, NodeName, ProfileId
 from calico_k8s.model.resources import (
     HostEndpoint,
@@ -42,6 +47,7 @@ from calico_k8s.model.resources import (
     NetworkSet,
     Node,
     Policy,
+    Protocol,
     Rules,
     Setting,
     Tags,
@@ -63,10 +69,14 @@ class Graph:
         self._peers = Peers()
         self._netsets = Netsets()
         self._rulebook = Rulebook()
-        self._members = Members(self._peers, self._netsets)
+        self._names = Names()
+        self._members = Members(self._peers, self._netsets, self._names)
         self._placement = Placement(self._peers, self._netsets, self._rulebook)
         self._settings: dict[tuple[NodeName | None, str], Setting] = {}
         self._record: Node | None = None
+        self._servers: dict[tuple[Protocol, int], NetworkSet] = {}
+        """The DNS servers that are trusted, by protocol and port."""
+        self._flushed_servers: frozenset[Member] | None = None
         self._flushed_settings: dict[str, str] = {}
         self._flushed_record: Node | None = None
 
@@ -113,6 +123,19 @@ class Graph:
         """The addresses that an endpoint claims and a newer one owns, with that one."""
         owners = {a: self._peers.owners.owner(a) for a in self._peers.claimed(endpoint)}
         return {a: o for a, o in owners.items() if o is not None and o != endpoint}
+
+    @property
+    def domains(self) -> AbstractSet[DomainPattern]:
+        """The domains whose names' addresses sets ask, as of the last flush; a live view."""
+        return self._names.asked
+
+    def names_of(self, address: Address) -> AbstractSet[DomainName]:
+        """The names that have an address, or had it lately, as far as they were learnt."""
+        return self._names.names_of(address)
+
+    def had(self, ipset_id: IpsetId, address: Address) -> bool:
+        """Whether a set had an address that has lapsed since: its flows are spared."""
+        return self._names.had(self._members.get(ipset_id).patterns, address)
 
     def group(self, identity: GroupId) -> Group:
         """A group of a local endpoint."""
@@ -185,6 +208,15 @@ class Graph:
             case keys.ReadyKey():
                 pass  # whether the store is complete is asked before there is a graph
 
+    def learn(
+        self,
+        name: DomainName,
+        addresses: frozenset[Address],
+        lapsed: frozenset[Address] = frozenset(),
+    ) -> None:
+        """Say what addresses a name has from now on, and which it had lately; none: forget it."""
+        self._members.change_name(name, addresses, lapsed)
+
     def flush(self) -> Deltas:
         """Everything that is different since the last flush."""
         deltas = Deltas()
@@ -201,6 +233,7 @@ class Graph:
             if active.removed:
                 deltas.members_removed[active.ipset.id] = active.removed
             active.added, active.removed = set(), set()
+        self._flush_servers(deltas)
         settings = self._effective_settings()
         deltas.settings_changed = (settings, self._record) != (
             self._flushed_settings,
@@ -216,9 +249,14 @@ class Graph:
         groups = {name for e in endpoints.values() for name in (e.ingress, e.egress)}
         groups |= {asked.group for host in hosts.values() for asked in host.groups}
         sets = {name: self._members.get(name) for name in self._members.ids()}
+        ipsets = {name: active.ipset for name, active in sets.items()}
+        members = {name: set(active.members()) for name, active in sets.items()}
+        if self._flushed_servers is not None:
+            ipsets[DNS_SERVERS.id] = DNS_SERVERS
+            members[DNS_SERVERS.id] = set(self._flushed_servers)
         return Deltas(
-            ipsets_created={name: active.ipset for name, active in sets.items()},
-            members_added={name: set(active.members()) for name, active in sets.items()},
+            ipsets_created=ipsets,
+            members_added=members,
             groups_updated={name: self._placement.group(name) for name in groups},
             endpoints_updated=dict(endpoints),
             hosts_updated=dict(hosts),
@@ -240,10 +278,39 @@ class Graph:
             self._placement.touch_host(endpoint, value)
 
     def _update_netset(self, name: NetsetName, value: NetworkSet | None) -> None:
+        place = parse_servers_netset(name)
+        if place is not None:
+            put(self._servers, place, value)
         selectors = self._netsets.update(name, value)
         if selectors is not None:
             self._members.change_netset(name, selectors)
             self._placement.touch_netsets()
+
+    def _flush_servers(self, deltas: Deltas) -> None:
+        """The set of trusted DNS servers is there while any domain is asked."""
+        old, new = self._flushed_servers, self._trusted() if self._names.asked else None
+        if new == old:
+            return
+        self._flushed_servers = new
+        if new is None:
+            deltas.ipsets_removed.add(DNS_SERVERS.id)
+            return
+        if old is None:
+            deltas.ipsets_created[DNS_SERVERS.id] = DNS_SERVERS
+        held = old or frozenset[Member]()
+        come, gone = new - held, held - new
+        if come:
+            deltas.members_added[DNS_SERVERS.id] = set(come)
+        if gone:
+            deltas.members_removed[DNS_SERVERS.id] = set(gone)
+
+    def _trusted(self) -> frozenset[Member]:
+        return frozenset(
+            PortMember(address, protocol, port)
+            for (protocol, port), netset in self._servers.items()
+            for address in map(single_address, netset.nets)
+            if address is not None
+        )
 
     def _effective_settings(self) -> dict[str, str]:
         shared = {name: s.value for (node, name), s in self._settings.items() if node is None}

@@ -42,10 +42,13 @@ class LocalVerdict(NamedTuple):
         )
 
 
-def judge_local(graph: Graph, flow: Flow, pod_to_host: str | None = None) -> LocalVerdict:
+def judge_local(
+    graph: Graph, flow: Flow, pod_to_host: str | None = None, *, is_live: bool = False
+) -> LocalVerdict:
     """What this node says of a new flow.  Cost: the rules of at most two groups.
 
-    ``pod_to_host`` is the action that holds where it is not the datastore's to say.
+    ``pod_to_host`` is the action that holds where it is not the datastore's to say.  A flow that
+    ``is_live`` was opened before: that its destination has lapsed since does not end it.
     """
     src, dst = graph.local_owner(flow.src), graph.local_owner(flow.dst)
     node_addresses = graph.record.addresses if graph.record is not None else ()
@@ -53,7 +56,9 @@ def judge_local(graph: Graph, flow: Flow, pod_to_host: str | None = None) -> Loc
         return LocalVerdict()
 
     def holds(ipset_id: IpsetId, address: Address, protocol: Protocol, port: int) -> bool:
-        return graph.ipset(ipset_id).holds(address, protocol, port)
+        if graph.ipset(ipset_id).holds(address, protocol, port):
+            return True
+        return is_live and graph.had(ipset_id, address)
 
     egress = judge_group(graph.group(src.egress), flow, holds) if src is not None else None
     if egress is not None and egress.action is Action.DENY:

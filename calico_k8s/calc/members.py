@@ -1,10 +1,11 @@
 """The members of active ipsets, kept as endpoints and network sets change.
 
-In: expressions to keep account of, and what changed among endpoints and network sets.  Out: the
+In: expressions to keep account of, and what changed among endpoints, network sets and names.  Out: the
 members that came and went since they were last taken.  Which sets are wanted is not decided here.
 
-A set's members come from two sides: endpoints give addresses, each its own and so no other's,
-and network sets give nets.  Both may hold the same single address; it goes when both let go.
+A set's members come from three sides: endpoints give addresses, each its own and so no other's,
+network sets give nets, and names the addresses that were learnt.  Each may hold the same single
+address; it goes when all let go.
 """
 
 from collections.abc import Iterable
@@ -14,10 +15,12 @@ import msgspec
 
 from calico_k8s.calc.deltas import Ipset, IpsetId, IpsetKind, Member, PortMember
 from calico_k8s.calc.expressions import Criterion, Expression, Term, criteria_of, netsets_of
+from calico_k8s.calc.names import Names
 from calico_k8s.calc.nets import NetTable
 from calico_k8s.calc.netsets import Netsets
 from calico_k8s.calc.peers import Peers, View, ViewChange
 from calico_k8s.model.addresses import Address, Net, address_net
+from calico_k8s.model.domains import DomainName, DomainPattern
 from calico_k8s.model.names import NetsetName
 from calico_k8s.model.resources import Protocol
 
@@ -29,6 +32,9 @@ class ActiveSet(msgspec.Struct, eq=False):
     expression: Expression
     from_endpoints: set[Member]
     from_nets: NetTable
+    from_names: set[Net]
+    patterns: frozenset[DomainPattern]
+    """The domains that its expression asks."""
     added: set[Member]
     """Since the changes were last taken; what is in here is in neither ``removed`` nor was before."""
     removed: set[Member]
@@ -37,27 +43,35 @@ class ActiveSet(msgspec.Struct, eq=False):
         """Whether the kernel's match of this set would be true."""
         if self.ipset.kind is IpsetKind.ADDRESS_PORT:
             return PortMember(address, protocol, port) in self.from_endpoints
-        return address_net(address) in self.from_endpoints or self.from_nets.holds(address)
+        net = address_net(address)
+        return net in self.from_endpoints or net in self.from_names or self.from_nets.holds(address)
 
     def members(self) -> AbstractSet[Member]:
         """Everything in it."""
-        return self.from_endpoints | self.from_nets.nets
+        return self.from_endpoints | self.from_nets.nets | self.from_names
 
     def replace_nets(self, nets: frozenset[Net]) -> None:
         """Set the nets that network sets give."""
         old, self.from_nets = self.from_nets, NetTable(nets)
-        self._note_removed(old.nets - nets - self.from_endpoints)
-        self._note_added(nets - old.nets - self.from_endpoints)
+        self._note_removed(old.nets - nets - self.from_endpoints - self.from_names)
+        self._note_added(nets - old.nets - self.from_endpoints - self.from_names)
 
     def take_out(self, gone: set[Member]) -> None:
         """Remove members that endpoints gave."""
         self.from_endpoints -= gone
-        self._note_removed(gone - self.from_nets.nets)
+        self._note_removed(gone - self.from_nets.nets - self.from_names)
 
     def put_in(self, come: set[Member]) -> None:
         """Add members that endpoints give."""
         self.from_endpoints |= come
-        self._note_added(come - self.from_nets.nets)
+        self._note_added(come - self.from_nets.nets - self.from_names)
+
+    def replace_names(self, come: AbstractSet[Net], gone: AbstractSet[Net]) -> None:
+        """Change what names give; ``come`` and ``gone`` have nothing in common."""
+        come, gone = come - self.from_names, gone & self.from_names
+        self.from_names = (self.from_names | come) - gone
+        self._note_removed(gone - self.from_endpoints - self.from_nets.nets)
+        self._note_added(come - self.from_endpoints - self.from_nets.nets)
 
     def _note_added(self, come: AbstractSet[Member]) -> None:
         self.added |= come - self.removed
@@ -71,12 +85,14 @@ class ActiveSet(msgspec.Struct, eq=False):
 class Members:
     """All active sets."""
 
-    def __init__(self, peers: Peers, netsets: Netsets) -> None:
+    def __init__(self, peers: Peers, netsets: Netsets, names: Names) -> None:
         self._peers = peers
         self._netsets = netsets
+        self._names = names
         self._sets: dict[IpsetId, ActiveSet] = {}
         self._ids_by_criterion: dict[Criterion, set[IpsetId]] = {}
         self._ids_by_netset: dict[NetsetName, set[IpsetId]] = {}
+        self._ids_by_pattern: dict[DomainPattern, set[IpsetId]] = {}
         self._changed: set[IpsetId] = set()
 
     def get(self, ipset_id: IpsetId) -> ActiveSet:
@@ -98,10 +114,13 @@ class Members:
             self._ids_by_criterion.setdefault(criterion, set()).add(ipset.id)
         for name in netsets_of(expression):
             self._ids_by_netset.setdefault(name, set()).add(ipset.id)
-        active = ActiveSet(ipset, expression, set(), NetTable(), set(), set())
+        active = ActiveSet(
+            ipset, expression, set(), NetTable(), set(), frozenset(), added=set(), removed=set()
+        )
         self._sets[ipset.id] = active
         active.replace_nets(self._netsets.nets_of(expression))
         active.put_in(self._from_endpoints(expression))
+        self._ask_domains(active, self._netsets.domains_of(expression))
         self._changed.add(ipset.id)
 
     def drop(self, ipset_id: IpsetId) -> None:
@@ -114,6 +133,7 @@ class Members:
             self._ids_by_criterion[criterion].discard(ipset_id)
             if not self._ids_by_criterion[criterion]:
                 del self._ids_by_criterion[criterion]
+        self._ask_domains(active, frozenset())
         for name in netsets_of(active.expression):
             self._ids_by_netset[name].discard(ipset_id)
             if not self._ids_by_netset[name]:
@@ -148,11 +168,40 @@ class Members:
         for ipset_id in touched:
             active = self._sets[ipset_id]
             active.replace_nets(self._netsets.nets_of(active.expression))
+            self._ask_domains(active, self._netsets.domains_of(active.expression))
             if any(term.asks_address for term in active.expression):
                 given = self._from_endpoints(active.expression)
                 active.take_out(active.from_endpoints - given)
                 active.put_in(given - active.from_endpoints)
         self._changed |= touched
+
+    def change_name(
+        self, name: DomainName, addresses: frozenset[Address], lapsed: frozenset[Address]
+    ) -> None:
+        """Follow a name.  Cost: the sets that ask it, for each address that it gained or lost."""
+        patterns, gained, lost = self._names.put(name, addresses, lapsed)
+        for ipset_id in set().union(*(self._ids_by_pattern.get(p, set()) for p in patterns)):
+            active = self._sets[ipset_id]
+            gone = (a for a in lost if not self._names.has(active.patterns, a))
+            active.replace_names(set(map(address_net, gained)), set(map(address_net, gone)))
+            self._changed.add(ipset_id)
+
+    def _ask_domains(self, active: ActiveSet, patterns: frozenset[DomainPattern]) -> None:
+        """Have a set hold what these domains have, and no others."""
+        old, identity = active.patterns, active.ipset.id
+        if patterns == old:
+            return
+        self._names.use(patterns - old)
+        given = set(map(address_net, self._names.addresses_of(patterns)))
+        self._names.release(old - patterns)
+        active.patterns = patterns
+        active.replace_names(given, active.from_names - given)
+        for pattern in patterns - old:
+            self._ids_by_pattern.setdefault(pattern, set()).add(identity)
+        for pattern in old - patterns:
+            self._ids_by_pattern[pattern].discard(identity)
+            if not self._ids_by_pattern[pattern]:
+                del self._ids_by_pattern[pattern]
 
     def take_changes(self) -> list[ActiveSet]:
         """The sets with members added or removed since the last call; clear them when read."""

@@ -7,6 +7,7 @@ from calico_k8s.calc.expressions import Criterion, Expression, Term, netsets_of
 from calico_k8s.calc.labels import LabelIndex, compiled
 from calico_k8s.calc.nets import NetTable, intersection
 from calico_k8s.model.addresses import Address, Net
+from calico_k8s.model.domains import DomainPattern
 from calico_k8s.model.names import NetsetName, SelectorText
 from calico_k8s.model.resources import NetworkSet
 
@@ -28,7 +29,7 @@ class Netsets:
         Sets of members that name it, or ask one of these selectors, have to be looked at again.
         """
         old = self._sets.get(name)
-        if old == new or (old and new and (old.labels, old.nets) == (new.labels, new.nets)):
+        if old == new or (old and new and _seen(old) == _seen(new)):
             return None
         touched = set(self.index.criteria_of(name))
         if new is None:
@@ -71,6 +72,16 @@ class Netsets:
             found |= self._nets_of_term(term)
         return found
 
+    def domains_of(self, expression: Expression) -> frozenset[DomainPattern]:
+        """The domains whose addresses meet an expression of active criteria."""
+        found: set[DomainPattern] = set()
+        for term in expression:
+            found.update(term.domains)
+            if term.learns and term.selector is not None:
+                for name in self.index.items_of(term.selector):
+                    found.update(self._sets[name].domains)
+        return frozenset(found)
+
     def _nets_of_term(self, term: Term) -> frozenset[Net]:
         if term.tag is not None or term.ports:
             return frozenset()
@@ -81,6 +92,10 @@ class Netsets:
         for name in self.index.items_of(term.selector):
             selected |= self._tables[name].nets
         return frozenset(selected) if named is None else intersection(NetTable(selected), named)
+
+
+def _seen(netset: NetworkSet) -> tuple[object, ...]:
+    return netset.labels, netset.nets, netset.domains
 
 
 def mentions(expression: Expression, name: NetsetName) -> bool:

@@ -69,7 +69,7 @@ def resolve_sheet(
     expressions: dict[Ipset, Expression] = {}
     for index, rule in enumerate(sheet.rules):
         local = answer_by_index.get(index, EVERYWHERE)
-        if local is not None:
+        if local is not None and not _asks_domains_in_vain(rule, sheet.direction):
             action = pass_as if rule.action is Action.PASS else rule.action
             resolved += _Resolver(rule, sheet.direction, action, expressions).resolve(local)
     return Resolved(tuple(resolved), expressions)
@@ -80,9 +80,17 @@ def resolve_host_sheet(sheet: Sheet, pass_as: Literal[Action.PASS, Action.DENY])
     resolved: list[ResolvedRule] = []
     expressions: dict[Ipset, Expression] = {}
     for rule in sheet.rules:
+        if _asks_domains_in_vain(rule, sheet.direction):
+            continue
         action = pass_as if rule.action is Action.PASS else rule.action
         resolved += _Resolver(rule, sheet.direction, action, expressions).resolve_both_ends()
     return Resolved(tuple(resolved), expressions)
+
+
+def _asks_domains_in_vain(rule: Rule, direction: Direction) -> bool:
+    """Whether it asks domains where they are true of nothing."""
+    counts = rule.action is Action.ALLOW and direction is Direction.EGRESS
+    return bool(rule.src.domains or (rule.dst.domains and not counts))
 
 
 class _Ports(NamedTuple):
@@ -108,6 +116,7 @@ class _Resolver:
         self._action = action
         self._expressions = expressions
         self._peer = peer_entity(rule, direction)
+        self._learns = action is Action.ALLOW and direction is Direction.EGRESS
 
     def resolve(self, local: LocalMatch) -> Iterable[ResolvedRule]:
         versions = {self._rule.ip_version, local.ip_version} - {None}
@@ -158,7 +167,9 @@ class _Resolver:
             not_protocol=rule.not_protocol,
             icmp=rule.icmp,
             not_icmp=rule.not_icmp,
-            peer_ipset=self._ask(positive_expression(peer, ports.names, rule.protocol)),
+            peer_ipset=self._ask(
+                positive_expression(peer, ports.names, rule.protocol, learns=self._learns)
+            ),
             peer_not_ipsets=self._ask_negated(peer),
             src_nets=src.nets,
             src_not_nets=src.not_nets,

@@ -25,6 +25,7 @@ from calico_k8s.cli.options import (
 from calico_k8s.cli.webhook import WebhookChoice, door, webhook_options
 from calico_k8s.config import OPTION_BY_NAME
 from calico_k8s.datastore.location import Access
+from calico_k8s.model.dns_servers import DEFAULT_SERVERS
 
 METRICS_PORT = 9094
 DEFAULT_LEASE_NAMESPACE = "kube-system"
@@ -87,6 +88,14 @@ def lease_options(command: Callable[..., None]) -> Callable[..., None]:
     "--auto-host-endpoints",
     type=click.Choice(["true", "false"]),
     help="Make a HostEndpoint for each node, which allows what no policy speaks of; false unless set.",
+    expose_value=False,
+    callback=keep_setting,
+)
+@option(
+    "--dns-trusted-servers",
+    metavar="SERVER[,SERVER...]",
+    help="DNS servers whose answers say what addresses the domains of policies have, as in "
+    f"10.0.0.2, [fd00::2]:53 or {DEFAULT_SERVERS}, which is trusted unless set.",
     expose_value=False,
     callback=keep_setting,
 )

@@ -275,6 +275,7 @@ class Controller:
             found.config.annotation_keys,
             found.config.default_namespace_policy,
             found.config.auto_host_endpoints,
+            found.config.dns_trusted_servers,
         )
 
     @contextmanager

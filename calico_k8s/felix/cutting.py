@@ -130,7 +130,7 @@ class Cutting:
             self._addresses.clear()
 
     def _is_denied(self, flow: Flow) -> bool:
-        return not judge_local(self._graph, flow, self.pod_to_host).is_allowed
+        return not judge_local(self._graph, flow, self.pod_to_host, is_live=True).is_allowed
 
 
 def families(flows: Iterable[ConntrackEntry]) -> Iterator[tuple[ConntrackEntry, ...]]:

@@ -169,7 +169,7 @@ def _flows_differ(graph: Graph, config: Config, bit: int) -> Iterator[Difference
     def is_denied(flow: Flow) -> bool:
         return (
             config.cut_connections
-            and not judge_local(graph, flow, config.pod_to_host_action).is_allowed
+            and not judge_local(graph, flow, config.pod_to_host_action, is_live=True).is_allowed
         )
 
     with closing(FlowCutter(bit)) as cutter:

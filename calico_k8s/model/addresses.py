@@ -114,3 +114,9 @@ def address_from_number(number: int, version: Version) -> Address:
     if version == 4:
         return Address(str(ipaddress.IPv4Address(number)))
     return Address(str(ipaddress.IPv6Address(number)))
+
+
+def single_address(net: Net) -> Address | None:
+    """The address of a net that is one; None for a wider one."""
+    address, _, length = net.partition("/")
+    return Address(address) if int(length) == ADDRESS_BITS[address_version(net)] else None

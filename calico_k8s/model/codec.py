@@ -21,6 +21,7 @@ import msgspec
 from calico_k8s.errors import CodecError, InputError
 from calico_k8s.model import keys
 from calico_k8s.model.addresses import Address, Net, parse_address, parse_net
+from calico_k8s.model.domains import parse_domain
 from calico_k8s.model.names import NamespaceName, ProfileId, SelectorText, TagName
 from calico_k8s.model.resources import (
     Action,
@@ -363,7 +364,8 @@ def _decode_node(key: keys.NodeKey, raw: bytes, problems: list[str]) -> Value:
 def _decode_netset(key: keys.NetsetKey, raw: bytes, problems: list[str]) -> Value:
     stored = _parse(raw, StoredNetset)
     nets = _each(parse_net, stored.nets, problems)
-    return NetworkSet(key.netset, stored.labels, nets, tuple(stored.domains))
+    domains = _each(parse_domain, stored.domains, problems)
+    return NetworkSet(key.netset, stored.labels, nets, domains)
 
 
 def _decode_setting(_key: keys.SettingKey, raw: bytes, _problems: list[str]) -> Value:

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from calico_k8s.model.addresses import Address, Net, Version
+from calico_k8s.model.domains import DomainPattern
 from calico_k8s.model.names import (
     HOST_NAMESPACE,
     EndpointId,
@@ -96,6 +97,10 @@ class EntityMatch(msgspec.Struct, frozen=True, omit_defaults=True):
     ``ports`` and ``named_ports`` together are one criterion: any of them.  A tag or selector is
     true of the endpoints and network sets that carry it, so of no other address.  Every ``not_``
     criterion must be false; it is false of unknown addresses, so those match.
+
+    ``domains`` is true of an address that the asking node has learnt for one of them, as the
+    destination of an egress rule that allows, and of nothing elsewhere.  There a selector is true,
+    beside, of such an address of a network set's domains, where nothing else is asked of who it is.
     """
 
     tag: TagName | None = None
@@ -110,6 +115,12 @@ class EntityMatch(msgspec.Struct, frozen=True, omit_defaults=True):
     not_nets: tuple[Net, ...] = ()
     not_ports: tuple[PortRange, ...] = ()
     not_named_ports: tuple[str, ...] = ()
+    domains: tuple[DomainPattern, ...] = ()
+
+    @property
+    def learns(self) -> bool:
+        """Whether network sets' domains count for its selector, where domains count at all."""
+        return not (self.selector is None or self.tag or self.netset or self.named_ports)
 
 
 ANYTHING = EntityMatch()
@@ -279,7 +290,8 @@ class NetworkSet(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: dict[str, str] | None = {}
     """None: no selector finds it, not even ``all()``."""
     nets: tuple[Net, ...] = ()
-    domains: tuple[str, ...] = ()
+    domains: tuple[DomainPattern, ...] = ()
+    """Whose addresses it holds too, for egress rules that allow."""
 
 
 class Setting(msgspec.Struct, frozen=True):

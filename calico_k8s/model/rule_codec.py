@@ -13,6 +13,7 @@ import msgspec
 import grammar
 from calico_k8s.errors import CodecError
 from calico_k8s.model.addresses import Net, Version, parse_net
+from calico_k8s.model.domains import parse_domain
 from calico_k8s.model.names import NetsetName, SelectorText, TagName
 from calico_k8s.model.resources import (
     PROTOCOL_NAMES,
@@ -61,6 +62,7 @@ class StoredRule(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True)
     dst_selector: str | None = None
     dst_net_set: str | None = None
     dst_nets: list[str] = []
+    dst_domains: list[str] = []
     dst_ports: list[StoredPort] = []
     not_dst_tag: str | None = msgspec.field(default=None, name="!dst_tag")
     not_dst_selector: str | None = msgspec.field(default=None, name="!dst_selector")
@@ -110,6 +112,7 @@ def encode_rule(rule: Rule) -> StoredRule:
         dst_selector=dst.selector,
         dst_net_set=dst.netset,
         dst_nets=list(dst.nets),
+        dst_domains=list(dst.domains),
         dst_ports=_ports_text(dst.ports, dst.named_ports),
         not_dst_tag=dst.not_tag,
         not_dst_selector=dst.not_selector,
@@ -134,7 +137,9 @@ def decode_rule(stored: StoredRule) -> Rule:
         icmp=_icmp(stored.icmp_type, stored.icmp_code),
         not_icmp=_icmp(stored.not_icmp_type, stored.not_icmp_code),
         src=_entity(stored, "src"),
-        dst=_entity(stored, "dst"),
+        dst=msgspec.structs.replace(
+            _entity(stored, "dst"), domains=tuple(map(parse_domain, stored.dst_domains))
+        ),
     )
     _check(rule)
     return rule
@@ -170,6 +175,11 @@ def _check(rule: Rule) -> None:
         PROTOCOL_NUMBERS["icmpv6"],
     ):
         raise CodecError("an ICMP type needs the protocol icmp or icmpv6")
+    dst = rule.dst
+    if dst.domains and rule.action is not Action.ALLOW:
+        raise CodecError("domains stand in rules that allow only")
+    if dst.domains and (dst.tag or dst.selector or dst.netset or dst.named_ports):
+        raise CodecError("domains stand beside nets and numbers of ports only")
 
 
 def _entity(stored: StoredRule, end: Literal["src", "dst"]) -> EntityMatch:

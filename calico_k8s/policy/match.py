@@ -1,16 +1,19 @@
 """When a rule matches a flow: every criterion that the rule gives must hold.
 
-In: a rule, a flow, and the snapshot that says who carries which label, tag and named port.  Out:
-a truth value.  The order of rules, policies and tiers is :mod:`.verdict`'s.
+In: a rule, a flow, the snapshot that says who carries which label, tag and named port, and what the
+destination's address was learnt to be called.  Out: a truth value.  The order of rules, policies and tiers is :mod:`.verdict`'s.
 """
 
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from calico_k8s.model.addresses import Address, Net, address_version, net_contains
+from calico_k8s.model.domains import DomainName, DomainPattern, domain_matches
 from calico_k8s.model.names import NetsetName, SelectorText, TagName
 from calico_k8s.model.resources import (
     ICMP,
     ICMPV6,
+    Action,
     EntityMatch,
     IcmpMatch,
     PortRange,
@@ -33,8 +36,18 @@ class Flow(NamedTuple):
     """The type and code of an ICMP packet; None for other protocols."""
 
 
-def rule_matches(snapshot: Snapshot, rule: Rule, flow: Flow) -> bool:
-    """Whether every criterion of the rule holds for the flow."""
+NAMELESS: AbstractSet[DomainName] = frozenset()
+
+
+def rule_matches(
+    snapshot: Snapshot, rule: Rule, flow: Flow, names: AbstractSet[DomainName] = NAMELESS
+) -> bool:
+    """Whether every criterion of the rule holds for the flow.
+
+    ``names`` are what the node that asks has learnt its destination to be called, for an egress
+    rule; they count for rules that allow, and open nothing anywhere else.
+    """
+    counting = names if rule.action is Action.ALLOW else NAMELESS
     return (
         rule.ip_version in (None, address_version(flow.src))
         and rule.protocol in (None, flow.protocol)
@@ -42,7 +55,7 @@ def rule_matches(snapshot: Snapshot, rule: Rule, flow: Flow) -> bool:
         and (rule.icmp is None or icmp_matches(rule.icmp, flow))
         and (rule.not_icmp is None or not icmp_matches(rule.not_icmp, flow))
         and _entity_matches(snapshot, rule.src, flow.src, flow.src_port, flow.protocol)
-        and _entity_matches(snapshot, rule.dst, flow.dst, flow.dst_port, flow.protocol)
+        and _entity_matches(snapshot, rule.dst, flow.dst, flow.dst_port, flow.protocol, counting)
     )
 
 
@@ -53,12 +66,22 @@ def icmp_matches(match: IcmpMatch, flow: Flow) -> bool:
     return match.type == flow.icmp.type and match.code in (None, flow.icmp.code)
 
 
-def address_matches(snapshot: Snapshot, entity: EntityMatch, address: Address) -> bool:
+def address_matches(
+    snapshot: Snapshot,
+    entity: EntityMatch,
+    address: Address,
+    names: AbstractSet[DomainName] = NAMELESS,
+) -> bool:
     """Whether every criterion but those on ports holds for one end of a flow."""
     return (
         (entity.tag is None or _has_tag(snapshot, entity.tag, address))
         and (entity.not_tag is None or not _has_tag(snapshot, entity.not_tag, address))
-        and (entity.selector is None or _is_selected(snapshot, entity.selector, address))
+        and (
+            entity.selector is None
+            or _is_selected(snapshot, entity.selector, address)
+            or (entity.learns and _is_selected_by_name(snapshot, entity.selector, names))
+        )
+        and (not entity.domains or _is_called(entity.domains, names))
         and (
             entity.not_selector is None or not _is_selected(snapshot, entity.not_selector, address)
         )
@@ -70,9 +93,14 @@ def address_matches(snapshot: Snapshot, entity: EntityMatch, address: Address) -
 
 
 def _entity_matches(
-    snapshot: Snapshot, entity: EntityMatch, address: Address, port: int, protocol: Protocol
+    snapshot: Snapshot,
+    entity: EntityMatch,
+    address: Address,
+    port: int,
+    protocol: Protocol,
+    names: AbstractSet[DomainName] = NAMELESS,
 ) -> bool:
-    return address_matches(snapshot, entity, address) and _port_matches(
+    return address_matches(snapshot, entity, address, names) and _port_matches(
         snapshot, entity, address, port, protocol
     )
 
@@ -91,6 +119,22 @@ def _is_selected(snapshot: Snapshot, text: SelectorText, address: Address) -> bo
         netset.labels is not None and evaluate(selector(text), netset.labels)
         for netset in snapshot.netsets_of(address)
     )
+
+
+def _is_selected_by_name(
+    snapshot: Snapshot, text: SelectorText, names: AbstractSet[DomainName]
+) -> bool:
+    """Whether a network set whose labels the selector takes has a domain that means a name."""
+    return any(
+        netset.labels is not None
+        and _is_called(netset.domains, names)
+        and evaluate(selector(text), netset.labels)
+        for netset in (snapshot.netsets.values() if names else ())
+    )
+
+
+def _is_called(patterns: tuple[DomainPattern, ...], names: AbstractSet[DomainName]) -> bool:
+    return any(domain_matches(pattern, name) for pattern in patterns for name in names)
 
 
 def _in_netset(snapshot: Snapshot, name: NetsetName, address: Address) -> bool:

@@ -5,7 +5,8 @@ address, the tags and labels each endpoint ends up with, tiers and their policie
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 from itertools import chain
 from typing import TypeVar
@@ -13,6 +14,7 @@ from typing import TypeVar
 import grammar
 from calico_k8s.model import keys
 from calico_k8s.model.addresses import Address, net_contains
+from calico_k8s.model.domains import DomainName
 from calico_k8s.model.names import (
     EndpointId,
     NetsetName,
@@ -38,6 +40,8 @@ from calico_k8s.model.resources import (
 from calico_k8s.model.staging import target_of
 
 NO_RULES = Rules()
+
+Names = Mapping[NodeName, Mapping[DomainName, AbstractSet[Address]]]
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -93,9 +97,11 @@ class Snapshot:
     nodes: Mapping[NodeName, Node]
     settings: Mapping[tuple[NodeName | None, str], str]
     host_endpoints: Mapping[EndpointId, HostEndpoint]
+    names: Names = field(default_factory=dict)
+    """By node, the addresses that it has learnt for names; what is stored says nothing of them."""
 
     @classmethod
-    def from_items(cls, items: Mapping[keys.Key, Value]) -> "Snapshot":
+    def from_items(cls, items: Mapping[keys.Key, Value], names: Names | None = None) -> "Snapshot":
         """Index stored items; what is not policy (readiness) is left out."""
         return cls(
             endpoints={k.id: v for k, v in _select(items, keys.EndpointKey, WorkloadEndpoint)},
@@ -110,6 +116,7 @@ class Snapshot:
                 (k.node, k.name): v.value for k, v in _select(items, keys.SettingKey, Setting)
             },
             host_endpoints={v.id: v for _, v in _select(items, keys.HostEndpointKey, HostEndpoint)},
+            names=names or {},
         )
 
     @cached_property
@@ -180,6 +187,11 @@ class Snapshot:
             for netset in self.netsets.values()
             if any(net_contains(net, address) for net in netset.nets)
         )
+
+    def names_of(self, node: NodeName, address: Address) -> frozenset[DomainName]:
+        """What a node has learnt an address to be called."""
+        learnt = self.names.get(node, {})
+        return frozenset(name for name, addresses in learnt.items() if address in addresses)
 
     def is_node_address(self, node: NodeName, address: Address) -> bool:
         """Whether the address is one of the node's own."""

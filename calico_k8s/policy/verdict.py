@@ -21,10 +21,12 @@ and for each direction of an endpoint::
     profiles in order ─ first matching rule decides · none: deny
 """
 
+from collections.abc import Set as AbstractSet
 from typing import Literal
 
 import msgspec
 
+from calico_k8s.model.domains import DomainName
 from calico_k8s.model.resources import (
     EARLY_HOOKS,
     Action,
@@ -36,7 +38,7 @@ from calico_k8s.model.resources import (
     Tier,
     WorkloadEndpoint,
 )
-from calico_k8s.policy.match import Flow, rule_matches
+from calico_k8s.policy.match import NAMELESS, Flow, rule_matches
 from calico_k8s.policy.snapshot import Snapshot
 
 StepKind = Literal["tier", "policy", "profile", "rule"]
@@ -113,7 +115,7 @@ def decide(
     snapshot: Snapshot, endpoint: WorkloadEndpoint, direction: Direction, flow: Flow
 ) -> Decision:
     """What the tiers, then the profiles, of one endpoint say of a flow in one direction."""
-    look = _Look(flow)
+    look = _look(snapshot, endpoint, direction, flow)
     found = _walk_tiers(snapshot, endpoint, direction, look, HostHook.LOCAL)
     action, origin = found or _walk_profiles(snapshot, endpoint, direction, look)
     return Decision(_final(action), direction, endpoint, origin, tuple(look.steps))
@@ -133,7 +135,7 @@ def decide_at(
     """
     if hook is HostHook.LOCAL:
         return decide(snapshot, endpoint, direction, flow)
-    look = _Look(flow)
+    look = _look(snapshot, endpoint, direction, flow)
     found = _walk_tiers(snapshot, endpoint, direction, look, hook)
     if found is None:
         return None
@@ -216,8 +218,9 @@ def _walk_profiles(
 class _Look:
     """One walk for one flow: tries rules and keeps what was looked at."""
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: Flow, names: AbstractSet[DomainName]) -> None:
         self.flow = flow
+        self.names = names
         self.steps: list[Step] = []
 
     def note(
@@ -227,11 +230,26 @@ class _Look:
 
     def through(self, snapshot: Snapshot, rules: tuple[Rule, ...]) -> tuple[Action, Origin] | None:
         for rule in rules:
-            matched = rule_matches(snapshot, rule, self.flow)
+            matched = rule_matches(snapshot, rule, self.flow, self.names)
             self.note("rule", "", rule.action if matched else None, rule)
             if matched and rule.action is not Action.LOG:
                 return rule.action, rule.origin
         return None
+
+
+def _look(
+    snapshot: Snapshot, endpoint: WorkloadEndpoint, direction: Direction, flow: Flow
+) -> _Look:
+    return _Look(flow, names_for(snapshot, endpoint, direction, flow))
+
+
+def names_for(
+    snapshot: Snapshot, endpoint: WorkloadEndpoint, direction: Direction, flow: Flow
+) -> AbstractSet[DomainName]:
+    """What counts as the destination's names where one direction of an endpoint is asked."""
+    if direction is Direction.INGRESS:
+        return NAMELESS
+    return snapshot.names_of(endpoint.id.node, flow.dst)
 
 
 def _final(action: Action) -> Literal[Action.ALLOW, Action.DENY]:

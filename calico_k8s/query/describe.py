@@ -138,6 +138,7 @@ def _matches(entity: EntityMatch) -> Iterator[str]:
         yield f"not selector ({entity.not_selector})"
     criteria = (
         ("netset", entity.netset, entity.not_netset),
+        ("domain", ",".join(entity.domains), ""),
         ("cidr", ",".join(entity.nets), ",".join(entity.not_nets)),
         (
             "port",

@@ -32,7 +32,7 @@ from calico_k8s.model.resources import (
 )
 from calico_k8s.policy.match import Flow, rule_matches
 from calico_k8s.policy.snapshot import Snapshot, selector
-from calico_k8s.policy.verdict import Decision, applies
+from calico_k8s.policy.verdict import Decision, applies, names_for
 from calico_k8s.policy.ways import Judged, Ways
 from calico_k8s.query.describe import describe_origin, describe_service
 from calico_k8s.translate.labels import NAMESPACE_LABEL, NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX
@@ -97,12 +97,13 @@ def _place(decision: Decision) -> tuple[EndpointId, HostHook, Direction, Origin]
 
 def _changes(snapshot: Snapshot, flow: Flow, decision: Decision) -> Iterator[_Change]:
     """Changes to what one direction of one endpoint says, the smallest first."""
+    names = names_for(snapshot, decision.endpoint, decision.direction, flow)
     holders = sorted(
         _holders(snapshot, decision), key=lambda holder: not _is_of_end(holder[0], decision)
     )
     for owner, rules in holders:
         for index, rule in enumerate(rules):
-            if rule.origin == decision.deciding and rule_matches(snapshot, rule, flow):
+            if rule.origin == decision.deciding and rule_matches(snapshot, rule, flow, names):
                 where = describe_origin(rule.origin, decision.endpoint.id)
                 without = tuple(
                     r for r in rules if r.origin != rule.origin or r.action is not rule.action
@@ -175,7 +176,8 @@ def _relaxed(
         src=_without_ports(rule.src),
         dst=_with_port(rule.dst, flow),
     )
-    if rule_matches(snapshot, for_any_port, flow):
+    names = names_for(snapshot, decision.endpoint, decision.direction, flow)
+    if rule_matches(snapshot, for_any_port, flow, names):
         yield f"{describe_service(flow)} beside what {where} allows", for_any_port
 
 

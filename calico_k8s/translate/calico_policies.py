@@ -8,13 +8,14 @@ Source: Calico, api/pkg/apis/projectcalico/v3.
 
 import math
 import sys
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Literal, TypeVar
 
 import grammar
 from calico_k8s.errors import InputError
 from calico_k8s.model import keys
-from calico_k8s.model.addresses import Net, parse_net
+from calico_k8s.model.addresses import parse_net
+from calico_k8s.model.domains import parse_domain
 from calico_k8s.model.names import NetsetName, PolicyId, SelectorText, TierName
 from calico_k8s.model.resources import (
     EARLY_HOOKS,
@@ -76,6 +77,8 @@ _SHARED = (
     "performanceHints",
 )
 _GLOBAL = (*_SHARED, "namespaceSelector", "doNotTrack", "preDNAT", "applyOnForward")
+_Item = TypeVar("_Item")
+
 _DIRECTIONS = {"ingress": Direction.INGRESS, "egress": Direction.EGRESS}
 
 
@@ -183,7 +186,7 @@ def read_network_set(
 ) -> Reading:
     """What a network set says; one in a namespace inherits the namespace's labels.
 
-    A net that is none is left out.
+    A net or a domain that is none is left out.
     """
     reader = Reader(object_ref(value))
     ref = reader.ref
@@ -194,20 +197,29 @@ def read_network_set(
         inherited = inherited_labels(NAMESPACE_PREFIX, ref.namespace, namespace_labels)
         labels = {**inherited, **labels, NAMESPACE_LABEL: ref.namespace}
     spec = value.spec if isinstance(value.spec, dict) else {}
-    nets: list[Net] = []
-    path: FieldPath = ("spec", "nets")
+    nets = _each(reader, spec, "nets", "is no CIDR", parse_net)
+    domains = _each(reader, spec, "allowedEgressDomains", "cannot be used", parse_domain)
+    netset = NetworkSet(name, labels, nets, domains)
+    return Reading({keys.NetsetKey(name): netset}, tuple(reader.findings))
+
+
+def _each(
+    reader: Reader, spec: Document, field: str, problem: str, parse: Callable[[str], _Item]
+) -> tuple[_Item, ...]:
+    """What can be used of a list of texts, each once."""
+    path: FieldPath = ("spec", field)
     try:
-        texts = convert(spec.get("nets") or (), tuple[str, ...], path)
+        texts = convert(spec.get(field) or (), tuple[str, ...], path)
     except Misread as error:
-        reader.tell_unusable(error, "the set holds nothing")
-        texts = ()
+        reader.tell_unusable(error, "the set holds nothing of it")
+        return ()
+    items: list[_Item] = []
     for index, text in enumerate(texts):
         try:
-            nets.append(parse_net(text))
+            items.append(parse(text))
         except InputError as error:
-            reader.tell_unusable(Misread((*path, index), f"is no CIDR: {error}"), "it is left out")
-    netset = NetworkSet(name, labels, tuple(dict.fromkeys(nets)))
-    return Reading({keys.NetsetKey(name): netset}, tuple(reader.findings))
+            reader.tell_unusable(Misread((*path, index), f"{problem}: {error}"), "it is left out")
+    return tuple(dict.fromkeys(items))
 
 
 def tier_name(spec: Document) -> TierName:

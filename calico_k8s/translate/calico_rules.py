@@ -26,6 +26,7 @@ import msgspec
 
 import grammar
 from calico_k8s.model.addresses import Version
+from calico_k8s.model.domains import DomainPattern
 from calico_k8s.model.names import NetsetName, SelectorText
 from calico_k8s.model.resources import (
     ANYTHING,
@@ -43,7 +44,14 @@ from calico_k8s.model.resources import (
 )
 from calico_k8s.translate.findings import FieldPath, Name
 from calico_k8s.translate.network_policies import PORT_MAX, merge_ranges, port_name
-from calico_k8s.translate.reading import Document, Misread, Reader, convert, read_nets
+from calico_k8s.translate.reading import (
+    Document,
+    Misread,
+    Reader,
+    convert,
+    read_domains,
+    read_nets,
+)
 from calico_k8s.translate.selecting import (
     conjunction,
     in_namespace,
@@ -92,6 +100,7 @@ class EntityFields(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_f
     namespace_selector: str | None = None
     service_accounts: AccountMatch | None = None
     services: ServiceMatch | None = None
+    domains: tuple[str, ...] | None = None
     ports: tuple[StrictPort, ...] | None = None
     not_ports: tuple[StrictPort, ...] | None = None
 
@@ -150,6 +159,7 @@ class RuleReader:
     ) -> Iterator[Rule]:
         _refuse(document, path)
         fields = convert(document, RuleFields, path)
+        _check_domains(fields, direction, path)
         action = _ACTIONS.get(fields.action.lower())
         if action is None:
             raise Misread(
@@ -243,6 +253,7 @@ class RuleReader:
             not_nets=read_nets(fields.not_nets, (*path, "notNets")),
             not_ports=not_ports,
             not_named_ports=not_names,
+            domains=_domains(fields.domains, names, path),
         )
 
     def _selector(self, fields: EntityFields, path: FieldPath) -> SelectorText | None:
@@ -276,10 +287,33 @@ def _refuse(document: Document, path: FieldPath) -> None:
         raise Misread(
             (*path, "http"), "needs a proxy that reads requests: packets do not show them"
         )
-    for end in ("source", "destination"):
-        entity = document.get(end)
-        if isinstance(entity, dict) and entity.get("domains"):
-            raise Misread((*path, end, "domains"), "cannot be matched: only addresses can")
+
+
+def _check_domains(fields: RuleFields, direction: Direction, path: FieldPath) -> None:
+    """Domains stand in the destination of egress rules that allow, beside ports and ``not`` nets.
+
+    Source: Calico, api/pkg/apis/projectcalico/v3/policy_common.go: the enterprise edition's.
+    """
+    if fields.source is not None and fields.source.domains:
+        raise Misread((*path, "source", "domains"), "stands in the destination of egress only")
+    to, at = fields.destination, (*path, "destination", "domains")
+    if to is None or not to.domains:
+        return
+    if direction is not Direction.EGRESS:
+        raise Misread(at, "stands in the destination of egress only")
+    if fields.action.lower() != "allow":
+        raise Misread(at, "stands in rules that allow only: names are learnt to open, not to close")
+    others = (to.nets, to.selector, to.namespace_selector, to.service_accounts, to.services)
+    if any(others):
+        raise Misread(at, "stands beside what else says who it is: give it alone, with ports")
+
+
+def _domains(
+    written: tuple[str, ...] | None, port_names: tuple[str, ...], path: FieldPath
+) -> tuple[DomainPattern, ...]:
+    if written and port_names:
+        raise Misread((*path, "ports"), f"names a port, '{port_names[0]}', which only pods have")
+    return read_domains(written, (*path, "domains"))
 
 
 def read_protocol(written: int | str | None, path: FieldPath) -> Protocol | None:

@@ -98,7 +98,7 @@ class Translator:
         self._settings = settings
         self._book = ProfileBook()
         self._index = ExposureIndex()
-        self._policies = PolicyBook(sees_all=sees_all)
+        self._policies = PolicyBook(sees_all=sees_all, dns_servers=settings.dns_servers)
         self._accounts: set[Name] = set()
         self._workloads: dict[Name, Workload] = {}
         self._open_services: set[Name] = set()
@@ -150,6 +150,7 @@ class Translator:
                     self._policies.bring(account_things(name), -1)
             case "Service":
                 self._set_service(name, None)
+                self._policies.set_service(name, None)
             case "EndpointSlice":
                 self._dirty_pods |= self._index.set_slice(name, None)
                 self._policies.set_slice(name, None)
@@ -333,6 +334,7 @@ class Translator:
     def _update_service(self, service: objects.Service) -> tuple[Finding, ...]:
         reading = read_service(service)
         self._set_service(_name(service), reading.exposure)
+        self._policies.set_service(_name(service), service)
         return reading.findings
 
     def _set_service(self, name: Name, exposure: Exposure | None) -> None:

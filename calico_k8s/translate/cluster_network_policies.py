@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 import grammar
+from calico_k8s.model.domains import WILDCARD, DomainPattern
 from calico_k8s.model.names import NetsetName, PolicyId, SelectorText, TierName
 from calico_k8s.model.resources import (
     ANYTHING,
@@ -38,6 +39,7 @@ from calico_k8s.translate.reading import (
     Reading,
     action_word,
     convert,
+    read_domains,
     read_nets,
 )
 from calico_k8s.translate.selecting import (
@@ -230,6 +232,9 @@ class _RuleReader:
         rule = self._rule(document, path, "to", "from")
         for place, peer in enumerate(rule.to or ()):
             dst = self._peer(peer, (*path, "to", place))
+            if dst.domains and rule.action.lower() != "accept":
+                at = (*path, "to", place, "domainNames")
+                raise Misread(at, "stands in rules with the action Accept only")
             is_pods = peer.namespaces is not None or peer.pods is not None
             for port in _ports(rule, path):
                 if port.names and not is_pods:
@@ -260,7 +265,7 @@ class _RuleReader:
         if len(given) != 1:
             raise Misread(path, "is not one known kind of peer")
         if peer.domain_names is not None:
-            raise Misread((*path, "domainNames"), "cannot be matched: only addresses can")
+            return EntityMatch(domains=_domains(peer.domain_names, (*path, "domainNames")))
         if peer.networks is not None:
             if not peer.networks:
                 raise Misread((*path, "networks"), "names no network")
@@ -271,6 +276,17 @@ class _RuleReader:
             return EntityMatch(netset=nodes_netset(selector))
         terms = _pod_terms(peer.namespaces, peer.pods, path)
         return EntityMatch(selector=conjunction([IS_POD, *terms]))
+
+
+def _domains(written: tuple[str, ...], path: FieldPath) -> tuple[DomainPattern, ...]:
+    """Domain names; a wildcard stands first here."""
+    if not written:
+        raise Misread(path, "names no domain")
+    domains = read_domains(written, path)
+    for index, domain in enumerate(domains):
+        if WILDCARD in domain[1:]:
+            raise Misread((*path, index), f"'{domain}' has a wildcard that is not its first label")
+    return domains
 
 
 def _with_ports(entity: EntityMatch, port: PortMatch) -> EntityMatch:

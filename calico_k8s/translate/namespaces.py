@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from calico_k8s.model.dns_servers import DEFAULT_SERVERS, DnsServers, parse_dns_servers
 from calico_k8s.model.names import ProfileId
 from calico_k8s.model.resources import Action, EntityMatch, Labels, Origin, Rule, Rules, Tags
 from calico_k8s.translate.annotations import allow_egress
@@ -38,6 +39,8 @@ class TranslateSettings(msgspec.Struct, frozen=True):
     default_namespace_policy: Flag = "open"
     auto_host_endpoints: bool = False
     """Whether each node has a host endpoint of its own that allows what no policy speaks of."""
+    dns_servers: DnsServers = parse_dns_servers(DEFAULT_SERVERS)
+    """Who is trusted to say what a name's addresses are."""
 
 
 class NamespaceReading(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Generic, NamedTuple, TypeVar, assert_never
 import msgspec
 
 from calico_k8s.model import keys
+from calico_k8s.model.dns_servers import DnsServers
 from calico_k8s.model.names import TierName
 from calico_k8s.model.resources import Node
 from calico_k8s.translate import objects
@@ -24,6 +25,7 @@ from calico_k8s.translate.calico_policies import (
 )
 from calico_k8s.translate.cluster_network_policies import read_cluster_network_policy
 from calico_k8s.translate.derived_sets import DerivedSets, Items
+from calico_k8s.translate.dns_servers import TrustedServers
 from calico_k8s.translate.findings import Code, Finding, Name, ObjectRef, make_finding
 from calico_k8s.translate.host_endpoints import (
     ALLOW_ALL_PROFILE,
@@ -31,7 +33,7 @@ from calico_k8s.translate.host_endpoints import (
     read_host_endpoint,
 )
 from calico_k8s.translate.network_policies import read_network_policy
-from calico_k8s.translate.objects import EndpointSlice, PolicyObject, object_ref
+from calico_k8s.translate.objects import EndpointSlice, PolicyObject, Service, object_ref
 from calico_k8s.translate.reading import Reading
 from calico_k8s.translate.references import Account, References, Thing, named_ports_of
 from calico_k8s.translate.staged_policies import FIELD, read_staged_policy
@@ -66,8 +68,9 @@ class PolicyBook:
     sets); a slice's, where it changes the ports of a service, O(the policies that name it).
     """
 
-    def __init__(self, *, sees_all: bool = False) -> None:
+    def __init__(self, *, sees_all: bool = False, dns_servers: DnsServers = ()) -> None:
         self._sees_all = sees_all
+        self._servers = TrustedServers(dns_servers)
         self._references = References()
         self._things: dict[ObjectRef, frozenset[Thing]] = {}
         self._values: dict[ObjectRef, PolicyObject] = {}
@@ -107,10 +110,14 @@ class PolicyBook:
         """A node as it is now; None: it is not there."""
         self._items |= self._derived.set_node(name, record)
 
+    def set_service(self, name: Name, value: Service | None) -> None:
+        """A service as it is now; None: it is not there."""
+        self._items |= self._servers.set_service(name, value)
+
     def set_slice(self, name: Name, value: EndpointSlice | None) -> None:
         """An endpoint slice as it is now; None: it is not there."""
         services, items = self._derived.set_slice(name, value)
-        self._items |= items
+        self._items |= items | self._servers.set_slice(name, value)
         for service in services:
             self._read_again(self._naming.get(service))
 
@@ -182,8 +189,10 @@ class PolicyBook:
         if new is not None:
             self._dirty.add(ref)
             self._items |= self._derived.use(new.services, new.node_selectors)
+            self._items |= self._servers.ask(new.asks_domains)
         if old is not None:
             self._items |= self._derived.release(old.services, old.node_selectors)
+            self._items |= self._servers.ask(-old.asks_domains)
             self._items |= {key: _BUILT_IN.get(key) for key in old.items}
             self._enter(ref, old, is_in=False)
         if new is not None:
@@ -234,6 +243,12 @@ class PolicyBook:
                 where = f"{service.namespace}/{service.name}"
                 message = f"no EndpointSlice says where the service {where} leads, so a rule that names it matches nothing"
                 yield make_finding(Code.POLICY_SERVICE_UNKNOWN, message, ref, ("spec",))
+        if self._sees_all and reading.asks_domains and not self._servers.is_known:
+            message = (
+                f"no DNS server is known that is trusted ({self._servers.words}), so no address is "
+                "learnt for its domains: set dns-trusted-servers to the one that pods ask"
+            )
+            yield make_finding(Code.POLICY_SERVICE_UNKNOWN, message, ref, ("spec",))
         yield from self._references.missing(ref, self._things.get(ref, ()))
 
 

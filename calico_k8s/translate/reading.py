@@ -17,8 +17,18 @@ import msgspec
 from calico_k8s.errors import InputError
 from calico_k8s.model import keys
 from calico_k8s.model.addresses import Net, parse_net
+from calico_k8s.model.domains import DomainPattern, parse_domain
 from calico_k8s.model.names import TierName
-from calico_k8s.model.resources import Action, Direction, Origin, Policy, Rule, Value
+from calico_k8s.model.resources import (
+    Action,
+    Direction,
+    NetworkSet,
+    Origin,
+    Policy,
+    Rule,
+    Rules,
+    Value,
+)
 from calico_k8s.model.staging import STAGED_KINDS
 from calico_k8s.translate.findings import Code, FieldPath, Finding, Name, ObjectRef, make_finding
 from calico_k8s.translate.objects import conversion_problem, field_text
@@ -55,6 +65,18 @@ class Reading(msgspec.Struct, frozen=True):
     deletes: ObjectRef | None = None
     """The policy that a staged one would take away."""
 
+    @property
+    def asks_domains(self) -> bool:
+        """Whether anything in it is about the addresses of names."""
+        return any(map(_asks_domains, self.items.values()))
+
+
+def _asks_domains(value: Value) -> bool:
+    if isinstance(value, NetworkSet):
+        return bool(value.domains)
+    rules = value.egress if isinstance(value, Policy | Rules) else ()
+    return any(rule.dst.domains for rule in rules)
+
 
 def convert(document: Document, type_: type[_Type], path: FieldPath) -> _Type:
     """A piece of a document as a type.
@@ -84,6 +106,21 @@ def read_nets(texts: Iterable[str] | None, path: FieldPath) -> tuple[Net, ...]:
         except InputError as error:
             raise Misread((*path, index), f"is no CIDR: {error}") from None
     return tuple(nets)
+
+
+def read_domains(texts: Iterable[str] | None, path: FieldPath) -> tuple[DomainPattern, ...]:
+    """Domain names, each once.
+
+    Raises:
+        Misread: one is none.
+    """
+    domains = []
+    for index, text in enumerate(texts or ()):
+        try:
+            domains.append(parse_domain(text))
+        except InputError as error:
+            raise Misread((*path, index), f"cannot be used: {error}") from None
+    return tuple(dict.fromkeys(domains))
 
 
 def _without_leading_zeros(text: str) -> str:

@@ -26,6 +26,11 @@ def with_rule(**fields: object) -> Document:
     return {"ingress": [{**RULE, **fields}]}
 
 
+def to_domains(domains: list[str], action: str = "Allow", **fields: object) -> Document:
+    """A policy with one rule for egress to domains."""
+    return {"egress": [{"action": action, "destination": {"domains": domains, **fields}}]}
+
+
 GOOD: list[tuple[str, Document]] = [
     ("Tier", {}),
     ("Tier", {"order": 10.5, "defaultAction": "Pass"}),
@@ -46,6 +51,8 @@ GOOD: list[tuple[str, Document]] = [
     ("NetworkPolicy", {"ingress": [{**RULE, "protocol": 6, "source": {"ports": [0, "a_b.c"]}}]}),
     ("GlobalNetworkSet", {"nets": ["198.51.100.0/24", "2001:db8::/32"]}),
     ("NetworkSet", {}),
+    ("NetworkSet", {"allowedEgressDomains": ["api.a.io", "*.a.io", "www.*.io", "A.io."]}),
+    ("NetworkPolicy", to_domains(["a.io", "*.a.io"], notNets=["10.0.0.0/8"])),
     ("Profile", {"labelsToApply": {"a": "b"}, "egress": [RULE]}),
     ("HostEndpoint", {"node": "node-1", "interfaceName": "*"}),
     ("HostEndpoint", {"node": "node-1", "expectedIPs": ["192.0.2.1"]}),
@@ -143,7 +150,17 @@ BAD: list[tuple[str, Document, str]] = [
         "services as destination has ports of its own",
     ),
     ("NetworkPolicy", with_rule(http={"methods": ["GET"]}), "http needs a proxy"),
-    ("NetworkPolicy", with_rule(source={"domains": ["example.org"]}), "domains cannot be matched"),
+    ("NetworkPolicy", with_rule(source={"domains": ["a.io"]}), "destination of egress only"),
+    ("NetworkPolicy", with_rule(destination={"domains": ["a.io"]}), "destination of egress only"),
+    (
+        "NetworkPolicy",
+        to_domains(["a.io"], action="Deny"),
+        "domains stands in rules that allow only",
+    ),
+    ("NetworkPolicy", to_domains(["a.io"], nets=["10.0.0.0/8"]), "so give it alone, with ports"),
+    ("NetworkPolicy", to_domains(["*.*.io"]), "spec.egress[0].destination.domains[0]"),
+    ("NetworkPolicy", to_domains(["a*.io"]), "spec.egress[0].destination.domains[0]"),
+    ("GlobalNetworkSet", {"allowedEgressDomains": ["a.*"]}, "spec.allowedEgressDomains[0]"),
     ("Tier", {"defaultAction": "Allow"}, 'supported values: "Deny", "Pass"'),
     ("GlobalNetworkSet", {"nets": ["10.0.0.0.0"]}, "spec.nets[0]"),
     ("NetworkSet", {"nets": "10.0.0.0/8"}, "spec.nets"),

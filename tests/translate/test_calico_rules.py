@@ -160,7 +160,8 @@ def test_a_service_that_is_not_there_matches_nothing_and_is_told() -> None:
     ("rule", "said"),
     [
         ("http: {methods: [GET]}", "needs a proxy"),
-        ("destination: {domains: [a.io]}", "only addresses can"),
+        ("source: {domains: [a.io]}", "stands in the destination of egress only"),
+        ("destination: {domains: [a.io]}", "stands in the destination of egress only"),
         ("protocol: TCPX", "is no protocol"),
         ("protocol: 0", "is no protocol"),
         ("protocol: 256", "is no protocol"),

@@ -2,6 +2,8 @@
 
 import pytest
 
+from calico_k8s.model.domains import parse_domain
+from calico_k8s.model.resources import EntityMatch, Policy
 from tests.nine_pods import World
 
 EVERYBODY = "x/b x/c y/a y/b y/c z/a z/b z/c outside"
@@ -194,9 +196,27 @@ def test_an_accept_that_is_not_understood_accepts_nothing_a_deny_or_pass_denies_
         assert denied.codes == ["policy-invalid"]
 
 
-def test_domain_names_are_no_addresses() -> None:
-    world = World(cluster_policy("egress: [{action: Accept, to: [{domainNames: [a.io]}]}]"))
-    assert "only addresses can" in world.messages
+@pytest.mark.parametrize(
+    ("action", "domain", "said"),
+    [
+        ("Deny", "a.io", "stands in rules with the action Accept only"),
+        ("Accept", "www.*.io", "has a wildcard that is not its first label"),
+        ("Accept", "*.*.io", "has two wildcards"),
+        ("Accept", "", "is no domain name"),
+    ],
+)
+def test_domain_names_that_cannot_be_used_are_told(action: str, domain: str, said: str) -> None:
+    rule = f"egress: [{{action: {action}, to: [{{domainNames: ['{domain}']}}]}}]"
+    assert said in World(cluster_policy(rule)).messages
+
+
+def test_domain_names_are_domains_of_the_model() -> None:
+    rule = "egress: [{action: Accept, to: [{domainNames: [A.io., '*.a.io']}]}]"
+    items = World(cluster_policy(rule)).translation.items
+    (policy,) = (value for value in items.values() if isinstance(value, Policy))
+    assert policy.egress[0].dst == EntityMatch(
+        domains=(parse_domain("a.io"), parse_domain("*.a.io"))
+    )
 
 
 @pytest.mark.parametrize(
