@@ -35,6 +35,7 @@ from calico_k8s.felix.interfaces import Wanted
 from calico_k8s.felix.iptables.programs import PROGRAM_TIMEOUT_S
 from calico_k8s.felix.kernel import Kernel
 from calico_k8s.felix.metrics import Metrics
+from calico_k8s.felix.names.learning import Learning
 from calico_k8s.felix.report import Report
 from calico_k8s.felix.saved import StateFile, current_boot
 from calico_k8s.felix.schedule import Schedule, Task
@@ -125,6 +126,8 @@ class Agent:
             kernel.telling_problem,
             time.monotonic(),
         )
+        names_path = identity.state_path and identity.state_path.with_suffix(".names")
+        self._learning = Learning(self._graph, names_path, metrics.on_answer_held)
         self._schedule = Schedule()
         self._report = Report(identity.node, kernel.backend.value, time.time(), metrics)
         self._metrics = metrics
@@ -178,6 +181,7 @@ class Agent:
         """Release what it opened itself; after :meth:`run`, whose kernel state stays."""
         self._cutting.close()
         self.denials.close()
+        self._learning.close()
         if self._file is not None:
             self._file.close()
         for descriptor in (self._wake_up, self._waker):
@@ -191,7 +195,7 @@ class Agent:
         with selectors.DefaultSelector() as selector:
             kernel = self._kernel
             sources = (self._queue, kernel.interfaces, kernel.transactions, self._cutting)
-            for source in (*sources, self.denials, self._wake_up):
+            for source in (*sources, self.denials, self._learning, self._wake_up):
                 selector.register(source, selectors.EVENT_READ)
             while not self._is_stopping:
                 wait_s = self._schedule.wait_s(now_s)
@@ -217,7 +221,10 @@ class Agent:
         """Do what there is to do now."""
         self.beat_s = now_s
         self._take_updates()
+        self._has_news |= self._learning.take(now_s)
         self._follow(now_s)
+        if not self._has_news:
+            self._learning.release()
         rest_s = self.denials.take(now_s, time.time())
         if rest_s is not None:
             self._schedule.by(Task.LISTEN, now_s + rest_s)
@@ -272,6 +279,7 @@ class Agent:
         has_begun = self._enforcer.has_begun
         if self._enforcer.flush() or not has_begun:
             self._take_settings(now_s)
+        self._learning.follow(self._settings.config.dns_extra_ttl_s, now_s)
         if not has_begun:
             self._enforcer.begin(self._render_config(), now_s)
         before = self._attachments.found
@@ -288,11 +296,16 @@ class Agent:
         is_found = (found.missing, found.unsettled) != (before.missing, before.unsettled)
         if self._report.note_applied(applied.written, duration_s, time.time()) or is_found:
             self._tell_soon(now_s)
-        self._report.note_problems((*self._enforcer.problems, *self.denials.problems))
+        problems = (*self._enforcer.problems, *self.denials.problems, *self._learning.problems)
+        self._report.note_problems(problems)
         self._note_changes(applied, now_s)
 
     def _render_config(self, pod_nets: tuple[Net, ...] = ()) -> RenderConfig:
-        found = self._settings.render_config(pod_nets, has_own_table=self._kernel.has_own_table)
+        found = self._settings.render_config(
+            pod_nets,
+            has_own_table=self._kernel.has_own_table,
+            learns_names=bool(self._graph.domains),
+        )
         return msgspec.structs.replace(found, tells=found.tells and self.denials.is_possible)
 
     def _note_changes(self, applied: Applied, now_s: float) -> None:
@@ -469,6 +482,7 @@ class Agent:
 
     def _status(self) -> NodeStatus:
         found, groups = self._attachments.found, self._enforcer.group_count
+        self._metrics.on_names(self._learning.sizes, self._learning.counts)
         status = self._report.status(self._graph, found, groups, self._kernel.ipsets.sizes())
         return msgspec.structs.replace(status, denials=self.denials.shared(self._told_s))
 

@@ -57,7 +57,13 @@ class FlowLimit(NamedTuple):
     timeout_ms: int
 
 
-Part = bytes | PortSet | FlowLimit
+class Queue(NamedTuple):
+    """A queue that holds packets; how that is said depends on the kernel."""
+
+    number: int
+
+
+Part = bytes | PortSet | FlowLimit | Queue
 Expressions = tuple[Part, ...]
 
 
@@ -333,6 +339,10 @@ class _Words:
                 yield self._log()
             case "NFLOG":
                 yield self._nflog()
+            case "NFQUEUE":
+                yield Queue(int(self._needed("--queue-num")))
+                if self._next() != "--queue-bypass":
+                    raise self._unknown("no --queue-bypass")
             case _ if target.isupper():
                 raise self._unknown(target)
             case _:

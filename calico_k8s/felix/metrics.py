@@ -28,6 +28,7 @@ from calico_k8s.errors import StoreError
 from calico_k8s.felix.apply import Written
 from calico_k8s.felix.conntrack import CutResult
 from calico_k8s.felix.ipsets import Sizes
+from calico_k8s.felix.names.listener import Counts
 from calico_k8s.model.resources import Direction
 from calico_k8s.model.status import ENDPOINT_STATES
 from calico_k8s.telemetry import MetricSet
@@ -79,6 +80,7 @@ class Metrics:
         self._set_up_kernel(made)
         self._set_up_store(made)
         self._set_up_sizes(made)
+        self._set_up_names(made)
 
     def _set_up_kernel(self, made: MetricSet) -> None:
         self._apply_s = made.latency("apply_duration_seconds", "Batches that wrote the kernel")
@@ -120,6 +122,16 @@ class Metrics:
         self._problems: dict[ProblemKind, Gauge] = {
             kind: problems.labels(kind) for kind in get_args(ProblemKind)
         }
+
+    def _set_up_names(self, made: MetricSet) -> None:
+        self._names = made.gauge("domain_names", "Names of domains with what was learnt of them")
+        self._addresses = made.gauge("domain_addresses", "Addresses of names that have not lapsed")
+        answers = made.counter("dns_answers_total", "Trusted DNS answers to pods", "outcome")
+        self._answers = {outcome: answers.labels(outcome) for outcome in Counts._fields}
+        self._told_answers = Counts(0, 0, 0)
+        self._answer_held_s = made.latency(
+            "dns_answer_held_seconds", "How long answers waited for the sets to be written"
+        )
 
     def begin(
         self, node: str, backend: str, queue_waits_since_s: Callable[[], float | None]
@@ -215,6 +227,19 @@ class Metrics:
             gauge.set(count_by_state[state])
         for kind, gauge in self._problems.items():
             gauge.set(problems[kind])
+
+    def on_answer_held(self, held_s: float) -> None:
+        """An answer waited until what was learnt from it was in the kernel."""
+        self._answer_held_s.observe(held_s)
+
+    def on_names(self, sizes: tuple[int, int], counts: Counts) -> None:
+        """How much is known of names, and what has become of answers since the start."""
+        names, addresses = sizes
+        self._names.set(names)
+        self._addresses.set(addresses)
+        for outcome, now, before in zip(Counts._fields, counts, self._told_answers, strict=True):
+            self._answers[outcome].inc(now - before)
+        self._told_answers = counts
 
     def on_sizes(self, groups: int, sizes: Sizes, cluster_endpoints: int) -> None:
         """How much there is."""

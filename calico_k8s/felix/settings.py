@@ -37,7 +37,11 @@ class Settings:
         self.problems = (*resolved.problems, *refused)
 
     def render_config(
-        self, pod_nets: tuple[Net, ...] = (), *, has_own_table: bool = False
+        self,
+        pod_nets: tuple[Net, ...] = (),
+        *,
+        has_own_table: bool = False,
+        learns_names: bool = False,
     ) -> RenderConfig:
         """What chains show of them, with the pod nets that hold."""
         config = self.config
@@ -53,4 +57,5 @@ class Settings:
             failsafe_inbound=config.failsafe_inbound_ports,
             failsafe_outbound=config.failsafe_outbound_ports,
             has_own_table=has_own_table,
+            learns_names=learns_names,
         )

@@ -8,6 +8,7 @@ known here.
 Source: ``linux/netfilter/nf_tables.h``.
 """
 
+import struct
 from enum import IntEnum
 from typing import Final
 
@@ -79,6 +80,7 @@ class Fib(IntEnum):
 
 
 RTN_UNICAST, RTN_LOCAL = 1, 2
+_QUEUE_INFO = struct.Struct("=HHH2x")
 
 
 def host32(number: int) -> bytes:
@@ -175,6 +177,20 @@ def log_group(group: int, prefix: str, size: int | None, threshold: int | None) 
     if threshold is not None:
         parts.append(attribute(4, BE16.pack(threshold)))
     return _expression("log", *parts)
+
+
+def queue(number: int) -> bytes:
+    """Hold the packet in a queue; where nobody reads it, go on."""
+    bypass = 1  # NFT_QUEUE_FLAG_BYPASS
+    return _expression(
+        "queue", *(attribute(k, BE16.pack(v)) for k, v in ((1, number), (2, 1), (3, bypass)))
+    )
+
+
+def queue_target(number: int) -> bytes:
+    """The same by the target of iptables, for kernels without nftables' own."""
+    info = _QUEUE_INFO.pack(number, 1, 1)  # struct xt_NFQ_info_v3, NFQ_FLAG_BYPASS
+    return extension_target("NFQUEUE", 3, info)
 
 
 def untrack() -> bytes:

@@ -230,6 +230,15 @@ class NetlinkSocket:
                 raise netlink_error("netlink events", error.errno or 0) from error
             yield from split_messages(memoryview(data))
 
+    def tell(self, messages: Sequence[Request]) -> None:
+        """Send requests in one go and wait for no answer; only a refusal has one, to be read later.
+
+        Raises:
+            NetlinkError: the socket is broken.
+        """
+        if messages:
+            self._send(messages, NLM_F_REQUEST)
+
     def ignore_overruns(self) -> None:
         """Have events that find no room lost without a word.
 

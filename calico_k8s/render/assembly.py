@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from calico_k8s.model.addresses import Version
 from calico_k8s.model.resources import Direction
 from calico_k8s.render import names, text
+from calico_k8s.render.answers import answer_chains, answer_jumps
 from calico_k8s.render.dispatch import render_tree
 from calico_k8s.render.groups import RenderedGroup
 from calico_k8s.render.hosts import NO_HOSTS, HostTables
@@ -35,7 +36,7 @@ def render_tables(
     its endpoints have left it, and packets of theirs may still be inside.
     """
     layout = mark_layout(config.mark_mask)
-    chains = mangle_chains(config, version)
+    chains = mangle_chains(config, version) | answer_chains(config, version)
     for direction in Direction:
         chains |= render_tree(
             direction, leaves.get(direction, {}), layout, is_flat=config.has_own_table
@@ -51,7 +52,13 @@ def render_tables(
         if table == "mangle":
             first[hook] = (jump, *first.get(hook, ()))
     return (
-        Table("mangle", version, chains=chains | hosts.chains.get("mangle", {}), first=first),
+        Table(
+            "mangle",
+            version,
+            chains=chains | hosts.chains.get("mangle", {}),
+            first=first,
+            last=answer_jumps(config),
+        ),
         _filter_table(config, version),
         *_raw_table(version, hosts),
     )

@@ -47,6 +47,11 @@ ROOTS = {
     Direction.INGRESS: ChainName("cali-ingress"),
 }
 
+TO_WORKLOAD = ChainName("cali-POSTROUTING")
+"""Hands the answers of trusted DNS servers to whoever learns from them."""
+NFQUEUE_NUMBER = 3233
+"""Of the network namespace's packet queues, the one that is ours."""
+
 _LETTERS = {Direction.EGRESS: "e", Direction.INGRESS: "i"}
 _HOOK_LETTERS = {
     HostHook.LOCAL: "h",

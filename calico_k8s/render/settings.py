@@ -52,6 +52,8 @@ class RenderConfig(msgspec.Struct, frozen=True):
     """The node's ports that stay open whatever its host endpoints' policy says."""
     failsafe_outbound: Failsafes = parse_failsafes(DEFAULT_OUTBOUND)
     """Ports of others that the node reaches whatever its host endpoints' policy says."""
+    learns_names: bool = False
+    """Whether DNS answers are held for whoever learns from them; see :mod:`.answers`."""
     has_own_table: bool = False
     """Whether the chains are a table of their own, nftables', which looks leaves of the mark trees
     up, and where an accept would end nothing for other programs' tables."""

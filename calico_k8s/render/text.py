@@ -114,6 +114,11 @@ def nflog(prefix: str, group: int) -> Target:
     return Target(f"-j NFLOG --nflog-prefix {prefix} --nflog-group {group}")
 
 
+def queue(number: int) -> Target:
+    """Hold the packet until whoever reads the queue lets it go on; where nobody does, go on."""
+    return Target(f"-j NFQUEUE --queue-num {number} --queue-bypass")
+
+
 def mark_is(value: int, mask: int) -> Match:
     """These bits of the packet mark have this value."""
     return Match(f"-m mark --mark {value:#x}/{mask:#x}")

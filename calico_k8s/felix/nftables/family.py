@@ -8,10 +8,12 @@ difference.
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
 from typing import Final
 
+from calico_k8s.errors import NetlinkError
 from calico_k8s.felix.differences import Difference, chain_difference
-from calico_k8s.felix.expressions import FlowLimit, Part, PortSet, TypeOf, compile_rule
+from calico_k8s.felix.expressions import FlowLimit, Part, PortSet, Queue, TypeOf, compile_rule
 from calico_k8s.felix.nftables.batch import Batch
 from calico_k8s.felix.nftables.elements import (
     LEAF_MAP,
@@ -272,7 +274,21 @@ class FamilyTable:
             kind = flow_kind(self.version)
             batch.sets.append(self.messages.make_flow_set(FLOWS, kind, part.size, part.timeout_ms))
             return nft.each_in_set(FLOWS, nft.limit(part.rate, part.burst))
+        if isinstance(part, Queue):
+            return nft.queue(part.number) if self._has_queues else nft.queue_target(part.number)
         return part
+
+    @cached_property
+    def _has_queues(self) -> bool:
+        """Whether the kernel has the expression; asked of it with a table of the moment."""
+        messages = TableMessages(self.version, f"{TABLE}-probe")
+        rule = messages.add_rule("probe", nft.queue(0), b"")
+        chain = messages.make_chain("probe")
+        try:
+            self._socket.commit((messages.make_table(), chain, rule, messages.delete_table()))
+        except NetlinkError:
+            return False
+        return True
 
     def _ask_ports(self, batch: Batch, ports: PortSet) -> bytes:
         set_id = batch.next_id()
