@@ -127,7 +127,7 @@ class Agent:
             time.monotonic(),
         )
         names_path = identity.state_path and identity.state_path.with_suffix(".names")
-        self._learning = Learning(self._graph, names_path, metrics.on_answer_held)
+        self.learning = Learning(self._graph, names_path, metrics.on_answer_held)
         self._schedule = Schedule()
         self._report = Report(identity.node, kernel.backend.value, time.time(), metrics)
         self._metrics = metrics
@@ -181,7 +181,7 @@ class Agent:
         """Release what it opened itself; after :meth:`run`, whose kernel state stays."""
         self._cutting.close()
         self.denials.close()
-        self._learning.close()
+        self.learning.close()
         if self._file is not None:
             self._file.close()
         for descriptor in (self._wake_up, self._waker):
@@ -195,7 +195,7 @@ class Agent:
         with selectors.DefaultSelector() as selector:
             kernel = self._kernel
             sources = (self._queue, kernel.interfaces, kernel.transactions, self._cutting)
-            for source in (*sources, self.denials, self._learning, self._wake_up):
+            for source in (*sources, self.denials, self.learning, self._wake_up):
                 selector.register(source, selectors.EVENT_READ)
             while not self._is_stopping:
                 wait_s = self._schedule.wait_s(now_s)
@@ -221,10 +221,10 @@ class Agent:
         """Do what there is to do now."""
         self.beat_s = now_s
         self._take_updates()
-        self._has_news |= self._learning.take(now_s)
+        self._has_news |= self.learning.take(now_s)
         self._follow(now_s)
         if not self._has_news:
-            self._learning.release()
+            self.learning.release()
         rest_s = self.denials.take(now_s, time.time())
         if rest_s is not None:
             self._schedule.by(Task.LISTEN, now_s + rest_s)
@@ -279,7 +279,7 @@ class Agent:
         has_begun = self._enforcer.has_begun
         if self._enforcer.flush() or not has_begun:
             self._take_settings(now_s)
-        self._learning.follow(self._settings.config.dns_extra_ttl_s, now_s)
+        self.learning.follow(self._settings.config.dns_extra_ttl_s, now_s)
         if not has_begun:
             self._enforcer.begin(self._render_config(), now_s)
         before = self._attachments.found
@@ -296,7 +296,7 @@ class Agent:
         is_found = (found.missing, found.unsettled) != (before.missing, before.unsettled)
         if self._report.note_applied(applied.written, duration_s, time.time()) or is_found:
             self._tell_soon(now_s)
-        problems = (*self._enforcer.problems, *self.denials.problems, *self._learning.problems)
+        problems = (*self._enforcer.problems, *self.denials.problems, *self.learning.problems)
         self._report.note_problems(problems)
         self._note_changes(applied, now_s)
 
@@ -482,7 +482,7 @@ class Agent:
 
     def _status(self) -> NodeStatus:
         found, groups = self._attachments.found, self._enforcer.group_count
-        self._metrics.on_names(self._learning.sizes, self._learning.counts)
+        self._metrics.on_names(self.learning.sizes, self.learning.counts)
         status = self._report.status(self._graph, found, groups, self._kernel.ipsets.sizes())
         return msgspec.structs.replace(status, denials=self.denials.shared(self._told_s))
 

@@ -17,6 +17,8 @@ from calico_k8s.felix.metrics import PREFIX, Metrics
 
 UNITS = ("_seconds", "_total", "_bytes")
 WITHOUT_UNIT = {
+    "domain_addresses",
+    "domain_names",
     "info", "enforcing", "endpoints", "cluster_endpoints", "policy_groups", "ipsets",
     "ipset_members", "problems", "datastore_in_sync", "datastore_revision_seen",
     "datastore_revision_reached",

@@ -21,6 +21,8 @@ ADDRESSES_MAX: Final = 100
 """Of a name, and so many more that have lapsed.  Source: NPEP-133."""
 NAMES_MAX: Final = 1000
 """Of a domain."""
+LASTS_MIN_S: Final = 2.0
+"""Whatever its TTL: who has asked needs a moment to connect."""
 
 
 class NameRecord(msgspec.Struct, array_like=True):
@@ -80,7 +82,7 @@ class NameBook:
                 continue
             record = self._records.get(name) or NameRecord(name, {}, [])
             changed |= self._put(record)
-            until_s = now_s + ttl_s + self.extra_ttl_s
+            until_s = now_s + max(ttl_s + self.extra_ttl_s, LASTS_MIN_S)
             if address not in record.until_s:
                 changed.add(name)
                 if address in record.lapsed:

@@ -48,7 +48,7 @@ def look_up(
     name: str,
     *,
     family: int = 4,
-    over_tcp: bool = False,
+    over_tcp: int = False,
     port: int = 53,
 ) -> list[str]:
     """The addresses that a server gives a name, asked from a namespace."""
