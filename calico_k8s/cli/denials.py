@@ -203,7 +203,7 @@ def _row(told: Told) -> Row:
         "direction": each.direction,
         "from": each.src_pod or each.src,
         "from_address": each.src,
-        "to": each.dst_pod or each.dst,
+        "to": each.dst_pod or each.dst_name or each.dst,
         "to_address": each.dst,
         "protocol": each.protocol,
         "port": each.port,

@@ -38,6 +38,7 @@ FELIX_OPTIONS = (
     "pod-cidr",
     "failsafe-inbound-ports",
     "failsafe-outbound-ports",
+    "dns-extra-ttl-s",
     "cut-connections",
     "denials",
     "resync-interval-s",

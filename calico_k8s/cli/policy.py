@@ -13,6 +13,7 @@ from calico_k8s.cli.progress import progress_bar
 from calico_k8s.cli.source import Loaded, Source, chosen_services, load_source, source_options
 from calico_k8s.errors import InputError
 from calico_k8s.query.affected import affected, affected_lines, parse_object_name
+from calico_k8s.query.domains import find_domain, is_domain
 from calico_k8s.query.explain import explain_lines, headline, report
 from calico_k8s.query.matrix import Matrix, compute_matrix, parse_service
 from calico_k8s.query.matrix_text import matrix_lines
@@ -47,7 +48,8 @@ def question_options(command: Callable[..., None]) -> Callable[..., None]:
         with_question
     )
     end = "NAMESPACE/POD, node/NAME, an address, or a CIDR, which is allowed only if all of it is."
-    with_question = option("--to", "dst", metavar="WHO", required=True, help=end)(with_question)
+    to = f"{end} Or a domain: whatever addresses its DNS answers give."
+    with_question = option("--to", "dst", metavar="WHO", required=True, help=to)(with_question)
     return option("--from", "src", metavar="WHO", required=True, help=end)(with_question)
 
 
@@ -67,6 +69,7 @@ def can_command(
       calico-k8s can manifests/ --from web/a --to db/b --port 5432
       calico-k8s can manifests/ --from 203.0.113.0/24 --to web/a --port 8080 --explain
       calico-k8s can manifests/ --from 203.0.113.0/24 --to node/node-1:eth0 --port 22
+      calico-k8s can manifests/ --from web/a --to api.example.com --port 443
       calico-k8s can --datastore sqlite:///state.db --from web/a --to db/b --protocol icmp
     """
     _answer(ctx, source, question, output, explains=explains)
@@ -163,7 +166,11 @@ def _answer(
     ctx: click.Context, source: Source, question: Question, output: str, *, explains: bool
 ) -> None:
     snapshot = load_source(source).snapshot
-    src, dst = find_party(snapshot, question.src), find_party(snapshot, question.dst)
+    src = find_party(snapshot, question.src)
+    if is_domain(question.dst):
+        snapshot, dst = find_domain(snapshot, question.dst)
+    else:
+        dst = find_party(snapshot, question.dst)
     answer = ask(snapshot, src, dst, question.service)
 
     turned = turn(snapshot, answer.deciding) if explains else None

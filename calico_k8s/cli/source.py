@@ -23,6 +23,7 @@ from calico_k8s.lint.problems import Problem
 from calico_k8s.lint.view import place_finding
 from calico_k8s.model import keys
 from calico_k8s.model.addresses import Version
+from calico_k8s.model.dns_servers import DEFAULT_SERVERS, DnsServers, parse_dns_servers
 from calico_k8s.model.resources import PROTOCOL_NUMBERS, Ready
 from calico_k8s.policy.snapshot import Snapshot
 from calico_k8s.query.matrix import default_services, parse_service
@@ -80,11 +81,14 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
         default_namespace_policy: str,
         annotation_keys: tuple[str, ...],
         auto_host_endpoints: str,
+        dns_trusted_servers: DnsServers,
         **others: Any,
     ) -> None:
-        is_open = default_namespace_policy == "open"
         settings = TranslateSettings(
-            annotation_keys, "open" if is_open else "closed", auto_host_endpoints == "true"
+            annotation_keys,
+            "open" if default_namespace_policy == "open" else "closed",
+            auto_host_endpoints == "true",
+            dns_trusted_servers,
         )
         command(settings=settings, **others)
 
@@ -94,6 +98,14 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
         default="false",
         show_default=True,
         help="Whether each node has a HostEndpoint made for it, as by the controller's setting.",
+    )(with_settings)
+    with_settings = option(
+        "--dns-trusted-servers",
+        metavar="SERVER[,SERVER...]",
+        default=DEFAULT_SERVERS,
+        show_default=True,
+        callback=_parse_servers,
+        help="DNS servers whose answers say what addresses the domains of policies have.",
     )(with_settings)
     with_settings = option(
         "--annotation-keys",
@@ -110,6 +122,10 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
         show_default=True,
         help="What a namespace without a flag is.",
     )(with_settings)
+
+
+def _parse_servers(_ctx: click.Context, _parameter: click.Parameter, value: str) -> DnsServers:
+    return parse_dns_servers(value)
 
 
 def families_option(command: _F) -> _F:

@@ -119,15 +119,10 @@ class Agent:
         self._enforcer = Enforcer(self._graph, kernel.applier, kernel.versions, kernel.left)
         cut = mark_layout(self._settings.config.mark_mask).cut
         self._cutting = Cutting(cut, self._graph)
-        self.denials = DenialBook(
-            self._graph,
-            self._enforcer.note,
-            metrics.on_denied,
-            kernel.telling_problem,
-            time.monotonic(),
-        )
         names_path = identity.state_path and identity.state_path.with_suffix(".names")
         self.learning = Learning(self._graph, names_path, metrics.on_answer_held)
+        finds = (self._enforcer.note, metrics.on_denied, kernel.telling_problem)
+        self.denials = DenialBook(self._graph, *finds, self.learning.called, time.monotonic())
         self._schedule = Schedule()
         self._report = Report(identity.node, kernel.backend.value, time.time(), metrics)
         self._metrics = metrics

@@ -19,6 +19,7 @@ from calico_k8s.calc.graph import Graph
 from calico_k8s.errors import NetlinkError
 from calico_k8s.felix.allowance import Allowance
 from calico_k8s.felix.denial_counts import DenialCounts
+from calico_k8s.model.addresses import Address
 from calico_k8s.model.denial import Denial, Denials
 from calico_k8s.model.names import EndpointId
 from calico_k8s.model.resources import ICMP, ICMPV6, Direction, Origin
@@ -51,7 +52,8 @@ class DenialBook:
     """The denials of one node; everything but :attr:`records` is for the agent's thread.
 
     ``find_note`` says what a prefix means now; ``count_denied`` hears of each packet once, by the
-    direction of the policy that denied it; ``find_problem`` says why the kernel can tell of none.
+    direction of the policy that denied it; ``find_problem`` says why the kernel can tell of none,
+    ``find_name`` what an address is called.
     """
 
     def __init__(
@@ -60,12 +62,14 @@ class DenialBook:
         find_note: Callable[[str], Note | None],
         count_denied: Callable[[Direction, int], None],
         find_problem: Callable[[], str | None],
+        find_name: Callable[[Address], str | None],
         now_s: float,
     ) -> None:
         self._graph = graph
         self._find_note = find_note
         self._count_denied = count_denied
         self._find_problem = find_problem
+        self._find_name = find_name
         self._notes: dict[str, Note | None] = {}
         self._counts = DenialCounts()
         self._by_sighting: dict[Sighting, Denial] = {}
@@ -244,6 +248,7 @@ class DenialBook:
             why=describe_cause(cause, local) if cause is not None else GONE,
             src_pod=_pod(src),
             dst_pod=_pod(dst),
+            dst_name=(self._find_name(sighting.dst) or "") if dst is None else "",
             port=0 if is_icmp else sighting.port,
             icmp_type=sighting.port >> 8 if is_icmp else None,
             icmp_code=sighting.port & 0xFF if is_icmp else None,

@@ -45,6 +45,8 @@ class Denial(msgspec.Struct, frozen=True, omit_defaults=True):
     src_pod: str = ""
     """``namespace/name``; empty where the address is no pod's."""
     dst_pod: str = ""
+    dst_name: str = ""
+    """What the destination is called, where the node has learnt that from DNS answers."""
     port: int = 0
     """The destination's; 0 where the protocol has none."""
     icmp_type: int | None = None

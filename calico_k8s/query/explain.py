@@ -26,6 +26,7 @@ from calico_k8s.query.describe import (
     describe_rule,
     describe_service,
 )
+from calico_k8s.query.domains import is_domain, unknown_domains
 from calico_k8s.query.reach import Answer
 from calico_k8s.query.turn import Turn
 from calico_k8s.translate.tiers import BUILT_IN_TIERS
@@ -130,9 +131,22 @@ def explain_lines(answer: Answer, src: str, dst: str, turned: Turn | None = None
             yield from _walk(decision)
     for step in judged.steps:
         yield from _walk_host(step, judged)
+    if not is_domain(dst):
+        yield from _not_known(judged)
     if turned is not None:
         other = "denied" if judged.allowed else "allowed"
         yield f"  it would be {other} with {', and '.join(turned.changes)}"
+
+
+def _not_known(judged: Judged) -> Iterator[str]:
+    """What cannot be said of an address: which domains it is of, nodes alone learn."""
+    egress = judged.verdict.egress
+    domains = unknown_domains(egress) if egress is not None else ()
+    if domains and egress is not None and egress.action is Action.DENY:
+        yield (
+            f"  which addresses {', '.join(domains)} has is not known here: each node learns that "
+            "from its pods' DNS answers; ask for the name, as in --to api.example.com"
+        )
 
 
 def _walk(decision: Decision) -> Iterator[str]:

@@ -119,9 +119,11 @@ def limited(*domains: str, servers: tuple[Address, ...] = ()) -> dict[Key, Value
     return items
 
 
-def start(machine: Machine, client: PodSite, server: PodSite, *domains: str) -> Agent:
+def start(
+    machine: Machine, client: PodSite, server: PodSite, *domains: str, denials: str = "off"
+) -> Agent:
     """An agent under which the client may reach these domains; the server answers DNS."""
-    agent = machine.start()
+    agent = machine.start(denials=denials)
     machine.settle(allowed_to(client, server, *domains) | setting("dns-extra-ttl-s", "0"))
     return agent
 
@@ -201,6 +203,20 @@ def test_a_server_that_is_not_trusted_is_not_believed(
         machine.settle(liar.stored("open"))
         assert look_up(client.namespace, liar.addresses[0], "api.example.com") == [OUTSIDE[1]]
         assert not connects(client.namespace, OUTSIDE[1])
+
+
+def test_a_denied_packet_is_told_by_the_name_that_its_pod_asked_for(
+    machine: Machine, client: PodSite, server: PodSite, outside: Namespace
+) -> None:
+    agent = start(machine, client, server, "api.example.com", denials="on")
+    with dns_server(
+        server.namespace, server.addresses[0], "host-record=other.test,198.51.100.8,60"
+    ):
+        look_up(client.namespace, server.addresses[0], "other.test")
+        assert not connects(client.namespace, OUTSIDE[1])
+    assert until(lambda: bool(agent.denials.records))
+    told = {(each.dst_name, each.dst, each.why) for each in agent.denials.records}
+    assert told == {("other.test", OUTSIDE[1], "end of tier default")}
 
 
 def test_a_name_that_moves_is_followed_and_what_is_open_stays_open(
