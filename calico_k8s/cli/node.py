@@ -229,11 +229,17 @@ def clean_command(*, verify: bool, lock_timeout_s: float, output: str) -> None:
 @felix_command.command("drift")
 @option("--node", metavar="NAME", help="As the agent has it; the host name unless given.")
 @datastore_options
+@state_file_option
 @felix_settings
 @output_option
 @click.pass_context
 def drift_command(
-    ctx: click.Context, *, node: str | None, datastore: DatastoreOptions, output: str
+    ctx: click.Context,
+    *,
+    node: str | None,
+    datastore: DatastoreOptions,
+    state_file: str,
+    output: str,
 ) -> None:
     r"""Print what this node's kernel holds otherwise than it should; exit 1 if there is something.
 
@@ -245,6 +251,7 @@ def drift_command(
     """
     require_root()
     from calico_k8s.felix.drift import DriftFinder
+    from calico_k8s.felix.names.journal import names_path
     from calico_k8s.felix.process import choose_backend
     from calico_k8s.model.names import NodeName
 
@@ -253,7 +260,8 @@ def drift_command(
     set_up_logging(LogOptions(level="warning"))
     with open_datastore(datastore) as store:
         backend = choose_backend(resolve(layers).config)
-        drift = DriftFinder(name, layers, store, backend).find()
+        names = names_path(Path(state_file))
+        drift = DriftFinder(name, layers, store, backend, names).find()
     print_data(drift, output, lambda: drift_lines(drift))
     ctx.exit(1 if drift.findings else 0)
 

@@ -119,8 +119,7 @@ class Agent:
         self._enforcer = Enforcer(self._graph, kernel.applier, kernel.versions, kernel.left)
         cut = mark_layout(self._settings.config.mark_mask).cut
         self._cutting = Cutting(cut, self._graph)
-        names_path = identity.state_path and identity.state_path.with_suffix(".names")
-        self.learning = Learning(self._graph, names_path, metrics.on_answer_held)
+        self.learning = Learning(self._graph, identity.state_path, metrics.on_answer_held)
         finds = (self._enforcer.note, metrics.on_denied, kernel.telling_problem)
         self.denials = DenialBook(self._graph, *finds, self.learning.called, time.monotonic())
         self._schedule = Schedule()

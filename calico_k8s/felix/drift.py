@@ -11,6 +11,7 @@ the first time alone is told apart: somebody, the agent most likely, has mended 
 
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from time import sleep as wait
 
 import msgspec
@@ -31,6 +32,7 @@ from calico_k8s.felix.interfaces import HostState, Interfaces, Wanted, find_inte
 from calico_k8s.felix.iptables.programs import Backend
 from calico_k8s.felix.kernel import AnyBackend, Kernel, Native
 from calico_k8s.felix.leftovers import rules_left, tables_left
+from calico_k8s.felix.names.journal import load_names
 from calico_k8s.felix.settings import Settings
 from calico_k8s.model import codec, keys
 from calico_k8s.model.names import NodeName
@@ -60,6 +62,8 @@ class Drift(msgspec.Struct, frozen=True):
 class DriftFinder:
     """Looks at one node; ``layers`` are the agent's flags and environment.
 
+    ``names_path`` is where the agent keeps what it has learnt of names.
+
     Raises:
         KernelError: from :meth:`find`, where a tool is missing or the kernel refuses to be read.
         StoreError: the datastore is away, or refuses.
@@ -67,8 +71,14 @@ class DriftFinder:
     """
 
     def __init__(
-        self, node: NodeName, layers: tuple[Layer, ...], store: Store, backend: AnyBackend
+        self,
+        node: NodeName,
+        layers: tuple[Layer, ...],
+        store: Store,
+        backend: AnyBackend,
+        names_path: Path | None = None,
     ) -> None:
+        self._names_path = names_path
         self._node = node
         self._layers = layers
         self._store = store
@@ -94,6 +104,9 @@ class DriftFinder:
 
     def _look(self) -> tuple[frozenset[Difference], Revision]:
         graph, revision = read_graph(self._node, self._store)
+        for record in load_names(self._names_path) if self._names_path is not None else ():
+            graph.learn(record.name, frozenset(record.until_s), frozenset(record.lapsed))
+        graph.flush()
         settings = Settings(self._layers)
         settings.take(graph.settings)
         config = settings.config
@@ -103,7 +116,11 @@ class DriftFinder:
             state = kernel.interfaces.read()
             found = _find(state, wanted_places(graph, config), kernel.bridges)
             left = kernel.left(layout)
-            render = settings.render_config(found.pod_nets, has_own_table=kernel.has_own_table)
+            render = settings.render_config(
+                found.pod_nets,
+                has_own_table=kernel.has_own_table,
+                learns_names=bool(graph.domains),
+            )
             desired = Desired(render, kernel.versions, left, now_s=0.0)
             plan = desired.take(graph.state(), attachments_of(found), 0.0, found.node_addresses)
             kernel.applier.take_over(plan)

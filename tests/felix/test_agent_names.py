@@ -11,9 +11,11 @@ import dns.message
 import pytest
 
 from calico_k8s.felix.agent import JUDGE_AGAIN_S, Agent
+from calico_k8s.felix.drift import DriftFinder
 from calico_k8s.felix.iptables.programs import Backend
 from calico_k8s.felix.kernel import Native
 from calico_k8s.felix.names.book import NAMES_MAX
+from calico_k8s.felix.names.journal import names_path
 from calico_k8s.model.addresses import Address, Net
 from calico_k8s.model.domains import parse_domain, servers_netset
 from calico_k8s.model.keys import Key, NetsetKey, PolicyKey, TierKey
@@ -34,6 +36,7 @@ from calico_k8s.netlink.nfqueue import NfqueueSocket
 from calico_k8s.render.names import NFQUEUE_NUMBER
 from tests.felix.names.servers import dns_server, look_up
 from tests.felix.nodes import (
+    NODE,
     PATIENCE_S,
     PORT,
     READY,
@@ -273,6 +276,10 @@ def test_what_was_learnt_outlives_an_agent_that_is_killed(
         assert connects(client.namespace, OUTSIDE[0])
         # Nobody reads: answers go by, and what is new is closed.
         assert look_up(client.namespace, server.addresses[0], "api.example.com") == [OUTSIDE[0]]
+        finder = DriftFinder(
+            NODE, (), machine.store, machine.backend, names_path(machine.state_path)
+        )
+        assert finder.find().findings == ()
         before = machine.held()
         agent = machine.start()
         assert until(lambda: agent.is_enforcing)

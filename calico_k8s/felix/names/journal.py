@@ -26,6 +26,11 @@ log = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
 
 
+def names_path(state_path: Path) -> Path:
+    """Where an agent keeps names, by where it keeps its state."""
+    return state_path.with_suffix(".names")
+
+
 class Journal:
     """The file of one agent; for one thread.  Cost: some 20 us a change.
 

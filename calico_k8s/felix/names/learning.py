@@ -17,7 +17,7 @@ import structlog
 from calico_k8s.calc.graph import Graph
 from calico_k8s.errors import NetlinkError
 from calico_k8s.felix.names.book import NameBook, NameRecord
-from calico_k8s.felix.names.journal import Journal
+from calico_k8s.felix.names.journal import Journal, names_path
 from calico_k8s.felix.names.listener import Counts, Learnt, Listener
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.domains import DomainName, DomainPattern
@@ -34,11 +34,11 @@ class Learning:
     """One agent's; for the loop's thread, but for :meth:`called`."""
 
     def __init__(
-        self, graph: Graph, path: Path | None, observe_held: Callable[[float], None]
+        self, graph: Graph, state_path: Path | None, observe_held: Callable[[float], None]
     ) -> None:
         self._graph = graph
         self._book = NameBook()
-        self._journal = Journal(path) if path is not None else None
+        self._journal = Journal(names_path(state_path)) if state_path is not None else None
         self._observe_held = observe_held
         self._patterns: frozenset[DomainPattern] = frozenset()
         self._listener: Listener | None = None
