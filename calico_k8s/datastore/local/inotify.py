@@ -1,8 +1,9 @@
-"""The kernel's notice that something in a folder was written, with a way to end the waiting.
+"""The kernel's notice that a file of a folder was announced or replaced, and an end to the waiting.
 
-In come a folder and the beginning of the files' names; out comes "one of them was written".
-What was written is never looked at here.  Source: inotify(7), eventfd(2); by ctypes, since
-Python has no inotify of its own and a thread between us and the kernel would cost a millisecond.
+In come a folder and the beginning of the files' names; out comes "one of them is news": its times
+were set, or it was made, moved there or removed.  Writes are no news: a log is written in parts,
+and before what it says holds.  Source: inotify(7), eventfd(2); by ctypes, since Python has no
+inotify of its own and a thread between us and the kernel would cost a millisecond.
 """
 
 import ctypes
@@ -10,17 +11,18 @@ import os
 import select
 import struct
 import threading
+from contextlib import suppress
 from pathlib import Path
 
-_IN_MODIFY, _IN_MOVED_TO, _IN_CREATE, _IN_DELETE = 0x2, 0x80, 0x100, 0x200
-_MASK = _IN_MODIFY | _IN_MOVED_TO | _IN_CREATE | _IN_DELETE
+_IN_ATTRIB, _IN_MOVED_TO, _IN_CREATE, _IN_DELETE = 0x4, 0x80, 0x100, 0x200
+_MASK = _IN_ATTRIB | _IN_MOVED_TO | _IN_CREATE | _IN_DELETE
 _EVENT = struct.Struct("=iIII")  # watch, mask, cookie, length of the name that follows
 _BUFFER_BYTES = 1 << 16
 _CLOSE_ON_EXEC_AND_NONBLOCKING = os.O_CLOEXEC | os.O_NONBLOCK  # IN_CLOEXEC, IN_NONBLOCK
 
 
 class FolderNotice:
-    """Waits for a write to files of one folder; ``wait`` belongs to one thread.
+    """Waits for news of files of one folder; ``wait`` belongs to one thread.
 
     Where the kernel gives no inotify (its limit of instances, some file systems), ``has_inotify``
     is False and ``wait`` only waits.
@@ -38,11 +40,11 @@ class FolderNotice:
 
     @property
     def has_inotify(self) -> bool:
-        """Whether writes are noticed at all."""
+        """Whether anything is noticed at all."""
         return self._inotify >= 0
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether a file was written; False after the timeout or ``wake``."""
+        """Whether there is news of a file; False after the timeout or ``wake``."""
         ready = self._poll.poll(timeout_s * 1000)
         return any(fd == self._inotify for fd, _ in ready) and self._read()
 
@@ -68,6 +70,12 @@ class FolderNotice:
             is_ours |= data.startswith(self._name_start, at)
             at += name_bytes
         return is_ours
+
+
+def announce(path: Path) -> None:
+    """Tell whoever waits that what was written to the file can be read; nothing if it is gone."""
+    with suppress(FileNotFoundError):
+        os.utime(path)
 
 
 def _watch_folder(folder: Path) -> int:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from calico_k8s.datastore.local import schema
+from calico_k8s.datastore.local.inotify import announce
 from calico_k8s.datastore.local.watcher import LocalWatcher
 from calico_k8s.datastore.location import Access
 from calico_k8s.datastore.store import (
@@ -179,6 +180,7 @@ class LocalStore:
             connection = self._current()
             with schema.transaction(connection, "immediate"):
                 yield connection
+            announce(self._path)
 
     def _current(self) -> sqlite3.Connection:
         """The connection, opened again when another file stands at the path (a backup)."""

@@ -2,10 +2,10 @@
 
 In come a prefix and the revision after which to begin; out come batches.  Nothing is written.
 
-A commit by any process of the machine writes the file's ``-wal``, of which inotify tells within
-50 us.  That write comes a moment before the commit can be seen, so after a notice the file is
-looked at again and again, at intervals that double until they are long.  A look that finds nothing
-costs 5 us.
+Whoever commits announces it then, by the file's times, of which inotify tells within 50 us: one
+look for each commit.  (The log's own writes tell too early: whoever heard of those looked eight
+times.)  A commit that nobody announced, by a writer that was killed just then, is found by a look
+at long intervals.
 """
 
 import sqlite3
@@ -19,9 +19,8 @@ from calico_k8s.datastore.location import Access
 from calico_k8s.datastore.store import Batch, Change, Revision
 from calico_k8s.errors import StoreCompacted, StoreError
 
-FIRST_INTERVAL_S = 0.001
-IDLE_INTERVAL_S = 0.5
-IDLE_INTERVAL_WITHOUT_INOTIFY_S = 0.002
+INTERVAL_S = 0.5
+INTERVAL_WITHOUT_INOTIFY_S = 0.002
 
 
 class LocalWatcher:
@@ -49,7 +48,7 @@ class LocalWatcher:
         self._connection: sqlite3.Connection | None = None
         self._data_version = -1
         self._is_first = True
-        self._interval_s = FIRST_INTERVAL_S
+        self._has_looked = False
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -57,12 +56,11 @@ class LocalWatcher:
     def __next__(self) -> Batch:
         with self._lock:
             try:
-                while not self._closed.is_set():
+                while self._wait():
                     batch = self._look()
                     if batch and (batch.changes or self._is_first):
                         self._is_first = False
                         return batch
-                    self._wait()
             except StoreError:
                 self._release()
                 raise
@@ -111,13 +109,13 @@ class LocalWatcher:
         self._revision = revision
         return Batch(revision, changes)
 
-    def _wait(self) -> None:
-        has_inotify = self._notice.has_inotify
-        longest_s = IDLE_INTERVAL_S if has_inotify else IDLE_INTERVAL_WITHOUT_INOTIFY_S
-        if self._notice.wait(self._interval_s):
-            self._interval_s = FIRST_INTERVAL_S
-        else:
-            self._interval_s = min(2 * self._interval_s, longest_s)
+    def _wait(self) -> bool:
+        """Until something may be new since the last look; False where the watcher is closed."""
+        if self._has_looked:
+            has_inotify = self._notice.has_inotify
+            self._notice.wait(INTERVAL_S if has_inotify else INTERVAL_WITHOUT_INOTIFY_S)
+        self._has_looked = True
+        return not self._closed.is_set()
 
     def _release(self) -> None:
         """Gives everything back, once; by whoever holds the lock."""

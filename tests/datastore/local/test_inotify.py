@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from calico_k8s.datastore.local.inotify import FolderNotice
+from calico_k8s.datastore.local.inotify import FolderNotice, announce
 
 
 @pytest.fixture
@@ -22,15 +22,30 @@ def test_nothing_is_noticed_where_nothing_happens(notice: FolderNotice) -> None:
     assert not notice.wait(0.01)
 
 
-@pytest.mark.parametrize("name", ["state.db", "state.db-wal"])
-def test_a_write_to_ours_is_noticed_once(notice: FolderNotice, tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"x")
+def test_what_is_announced_of_ours_is_noticed_once_and_writes_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    path.touch()
+    with closing(FolderNotice(tmp_path, path.name)) as notice:
+        path.write_bytes(b"x")
+        assert not notice.wait(0.01)
+        announce(path)
+        assert notice.wait(20)
+        assert not notice.wait(0.01)
+
+
+def test_a_file_that_is_made_is_noticed(notice: FolderNotice, tmp_path: Path) -> None:
+    (tmp_path / "state.db").touch()
     assert notice.wait(20)
+
+
+def test_another_file_is_not(notice: FolderNotice, tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    announce(tmp_path / "other")
     assert not notice.wait(0.01)
 
 
-def test_a_write_to_another_file_is_not(notice: FolderNotice, tmp_path: Path) -> None:
-    (tmp_path / "other").write_bytes(b"x")
+def test_what_is_gone_is_announced_to_nobody(notice: FolderNotice, tmp_path: Path) -> None:
+    announce(tmp_path / "state.db")
     assert not notice.wait(0.01)
 
 

@@ -83,6 +83,16 @@ def test_a_change_is_delivered_in_a_moment_after_a_long_silence(store: LocalStor
     assert sorted(delays)[2] < 0.1
 
 
+def test_a_commit_that_nobody_announced_is_found(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As by a writer that is killed between the two.
+    monkeypatch.setattr(local_store, "announce", lambda _: None)
+    with following(store) as follower:
+        store.transact([Put("/v1/a", b"1")])
+        wait_until(lambda: len(follower.changes) == 1, "the change")
+
+
 def test_a_watcher_that_has_nothing_to_do_does_next_to_nothing(store: LocalStore) -> None:
     with following(store):
         time.sleep(1)
