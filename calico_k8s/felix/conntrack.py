@@ -10,6 +10,8 @@ and port, which is after DNAT and before SNAT.  A flow that another announced (F
 that one's fate.  Only the default conntrack zone is looked at.
 """
 
+import re
+import socket
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,6 +26,12 @@ FLOWS_A_WALK: Final = 1200
 """So many flows are read in the time of one walk through the kernel's table, which a dump takes
 whatever it asks for: 12 ms at 262,144 buckets."""
 FLOW_COUNT: Final = Path("/proc/sys/net/netfilter/nf_conntrack_count")
+FLOW_TEXT: Final = Path("/proc/thread-self/net/nf_conntrack")
+"""Every flow, a line each: the kernel walks its table for this without the lock of each bucket, in
+0.2 ms where a dump takes 9; not every kernel is built with it."""
+GLANCE_FLOWS_MAX: Final = 500
+"""The text of so many takes 1 ms; older kernels walk from the table's start for each page of it."""
+_SOURCE: Final = re.compile(rb" src=(\S+)")
 
 
 class CutResult(NamedTuple):
@@ -87,9 +95,12 @@ class FlowCutter:
         choice = choose(entries, is_denied, self._bit)
         return CutResult(
             judged=choice.judged,
-            cut=self._socket.set_mark(choice.cut, self._bit, self._bit),
-            restored=self._socket.set_mark(choice.restored, 0, self._bit),
+            cut=self._set_bit(choice.cut, self._bit),
+            restored=self._set_bit(choice.restored, 0),
         )
+
+    def _set_bit(self, entries: list[ConntrackEntry], value: int) -> int:
+        return self._socket.set_mark(entries, value, self._bit) if entries else 0
 
     def restore_all(self) -> int:
         """Clear the bit wherever it is set; how many flows carried it."""
@@ -110,9 +121,41 @@ class FlowCutter:
 def flow_count() -> int:
     """How many flows this network namespace has; 0 where the kernel tracks none."""
     try:
-        return int(FLOW_COUNT.read_text())
+        return int(_read(FLOW_COUNT))
     except OSError:
         return 0
+
+
+def _read(path: Path) -> bytes:
+    """A file of the kernel's, without what buffers and decodes: a third of the time."""
+    with path.open("rb", buffering=0) as file:
+        return file.read()
+
+
+def with_flows(addresses: Collection[Address]) -> frozenset[Address]:
+    """Those of the addresses that flows were opened by or to; all where a reading tells as cheaply.
+
+    A flow that another is forgotten before, in that very moment, may be passed over: look again.
+    Cost: 0.2 ms at 262,144 buckets, 2 us a flow.
+    """
+    count = flow_count()
+    if not count:
+        return frozenset()
+    if count > GLANCE_FLOWS_MAX:
+        return frozenset(addresses)
+    try:
+        text = _read(FLOW_TEXT)
+    except OSError:
+        return frozenset(addresses)
+    sources = frozenset(_SOURCE.findall(text))
+    return frozenset(address for address in addresses if _spelled(address) in sources)
+
+
+def _spelled(address: Address) -> bytes:
+    """As the kernel writes an address there: of IPv6 all digits."""
+    if address_version(address) == 4:
+        return address.encode()
+    return socket.inet_pton(socket.AF_INET6, address).hex(":", 2).encode()
 
 
 class Choice(NamedTuple):

@@ -7,8 +7,8 @@ share one fate.
 
 ::
 
-    touch ─► wanted ─► reader's thread ─► waiting ─ work, a portion ─► marks
-                ▲ one reading at a time       (the judgement is of the moment of work)
+    touch ─► wanted ─ has it flows? ─► reader's thread ─► waiting ─ work, a portion ─► marks
+                                          ▲ one reading at a time  (judged as of the moment of work)
 """
 
 from collections import deque
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 
 from calico_k8s.calc.graph import Graph
 from calico_k8s.calc.judge import judge_local
-from calico_k8s.felix.conntrack import CutResult, FlowCutter
+from calico_k8s.felix.conntrack import CutResult, FlowCutter, with_flows
 from calico_k8s.felix.flows import FlowReader, Wish
 from calico_k8s.model.addresses import Address
 from calico_k8s.netlink.conntrack import ConntrackEntry
@@ -124,7 +124,11 @@ class Cutting:
         self._waiting.extend(families(reading.flows))
 
     def _ask(self) -> None:
-        if (self._is_whole or self._addresses) and not self._reader.is_busy:
+        if self._reader.is_busy:
+            return
+        if not self._is_whole and self._addresses:
+            self._addresses.intersection_update(with_flows(self._addresses))
+        if self._is_whole or self._addresses:
             self._reader.ask(Wish(frozenset(self._addresses), self._is_whole))
             self._is_whole = False
             self._addresses.clear()

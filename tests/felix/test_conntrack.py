@@ -3,10 +3,12 @@
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from calico_k8s.felix.conntrack import FlowCutter, choose, judged_flow
+from calico_k8s.felix import conntrack
+from calico_k8s.felix.conntrack import FlowCutter, choose, judged_flow, with_flows
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.resources import IcmpMatch
 from calico_k8s.netlink.conntrack import IPS_DYING, ConntrackEntry, ConntrackTuple
@@ -14,6 +16,9 @@ from calico_k8s.policy.match import Flow
 from tests.namespaces import Namespace, ip, new_namespace, run
 
 BIT = 0x40000
+
+TRACKING = ("-A", "OUTPUT", "-m", "conntrack", "--ctstate", "INVALID", "-j", "ACCEPT")
+"""A rule by which the kernel tracks flows of the namespace."""
 
 CLIENT, SERVER = Address("10.0.0.1"), Address("10.0.0.2")
 
@@ -125,6 +130,35 @@ def test_many_addresses_are_found_by_one_dump_as_few_are_by_filters(router: Rout
     assert cutter.flows_of([CLIENT, SERVER]) == few
     assert passes(*ends)
     cutter.close()
+
+
+@pytest.mark.kernel
+def test_a_glance_tells_whose_flows_there_are(namespace: Namespace) -> None:
+    ip("link set lo up")
+    ip("addr add fd00::12:1 dev lo nodad")
+    run("iptables-nft", *TRACKING)
+    run("ip6tables-nft", *TRACKING)
+    others = {Address("127.0.0.3"), Address("27.0.0.1"), Address("fd00::12:2")}
+    assert with_flows([Address("127.0.0.1"), *others]) == frozenset()
+    for family, target in ((socket.AF_INET, "127.0.0.2"), (socket.AF_INET6, "fd00::12:1")):
+        with socket.socket(family, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"x", (target, 9))
+    talkers = {Address("127.0.0.1"), Address("127.0.0.2"), Address("fd00::12:1")}
+    assert with_flows(talkers | others) == talkers
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("limits", [("FLOW_TEXT", Path("/absent")), ("GLANCE_FLOWS_MAX", 0)])
+def test_where_no_glance_tells_everybody_may_have_flows(
+    namespace: Namespace, monkeypatch: pytest.MonkeyPatch, limits: tuple[str, object]
+) -> None:
+    monkeypatch.setattr(conntrack, *limits)
+    assert with_flows([SERVER]) == frozenset()
+    ip("link set lo up")
+    run("iptables-nft", *TRACKING)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"x", ("127.0.0.2", 9))
+    assert with_flows([SERVER]) == {SERVER}
 
 
 def entry(original: ConntrackTuple, reply: ConntrackTuple) -> ConntrackEntry:
