@@ -16,6 +16,7 @@ import os
 import selectors
 import time
 from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -146,6 +147,10 @@ class Agent:
         self._judge_from_s = 0.0
         """Flows that a change touches are not looked for before."""
         self._wake_up, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._selector = selectors.DefaultSelector()
+        sources = (queue, kernel.interfaces, kernel.transactions, self._cutting, self.denials)
+        for source in (*sources, self.learning, self._wake_up):
+            self._selector.register(source, selectors.EVENT_READ)
         self._is_stopping = False
 
     @property
@@ -178,6 +183,7 @@ class Agent:
 
     def close(self) -> None:
         """Release what it opened itself; after :meth:`run`, whose kernel state stays."""
+        self._selector.close()
         self._cutting.close()
         self.denials.close()
         self.learning.close()
@@ -191,37 +197,37 @@ class Agent:
         self._restore_after_boot()
         now_s = time.monotonic()
         self._schedule.at(Task.TELL, now_s)
-        with selectors.DefaultSelector() as selector:
-            kernel = self._kernel
-            sources = (self._queue, kernel.interfaces, kernel.transactions, self._cutting)
-            for source in (*sources, self.denials, self.learning, self._wake_up):
-                selector.register(source, selectors.EVENT_READ)
-            while not self._is_stopping:
-                wait_s = self._schedule.wait_s(now_s)
-                selector.select(BEAT_S if wait_s is None else min(wait_s, BEAT_S))
-                now_s = time.monotonic()
-                self.step(now_s)
+        while not self._is_stopping:
+            wait_s = self._schedule.wait_s(now_s)
+            ready = self._ready(BEAT_S if wait_s is None else min(wait_s, BEAT_S))
+            now_s = time.monotonic()
+            self._turn(now_s, ready)
         self._save()
 
     def run_once(self, timeout_s: float) -> bool:
         """Bring the kernel to the datastore's state and return; whether that was reached."""
         end_s = time.monotonic() + timeout_s
-        with selectors.DefaultSelector() as selector:
-            for source in (self._queue, self._cutting):
-                selector.register(source, selectors.EVENT_READ)
-            while (now_s := time.monotonic()) < end_s:
-                self.step(now_s)
-                if self._report.is_enforcing and not self._has_news and self._cutting.is_done:
-                    return True
-                selector.select(min(0.05, self._schedule.wait_s(now_s) or 0.05))
+        while (now_s := time.monotonic()) < end_s:
+            self.step(now_s)
+            if self._report.is_enforcing and not self._has_news and self._cutting.is_done:
+                return True
+            self._ready(min(0.05, self._schedule.wait_s(now_s) or 0.05))
         return False
 
     def step(self, now_s: float) -> None:
         """Do what there is to do now."""
+        self._turn(now_s, self._ready(0))
+
+    def _ready(self, wait_s: float) -> AbstractSet[object]:
+        """The sources that have something, as soon as one has."""
+        return {key.fileobj for key, _ in self._selector.select(wait_s)}
+
+    def _turn(self, now_s: float, ready: AbstractSet[object]) -> None:
         self.beat_s = now_s
-        self._take_updates()
+        if self._queue in ready:
+            self._take_updates()
         self._has_news |= self.learning.take(now_s)
-        self._follow(now_s)
+        self._follow(now_s, ready)
         if not self._has_news:
             self.learning.release()
         rest_s = self.denials.take(now_s, time.time())
@@ -230,7 +236,7 @@ class Agent:
             self._schedule.by(Task.TELL, self.denials.share_at(now_s))
             if self.denials.needs_count:
                 self._schedule.by(Task.COUNT, now_s + COUNT_AFTER_S)
-        if self._cutting.has_news:
+        if self._cutting in ready and self._cutting.has_news:
             self._schedule.by(Task.JUDGE, now_s)
         for task in self._schedule.take_due(now_s):
             self._do(task, now_s)
@@ -256,12 +262,15 @@ class Agent:
             self._graph.update(key, value)
             self._has_news = True
 
-    def _follow(self, now_s: float) -> None:
+    def _follow(self, now_s: float, ready: AbstractSet[object]) -> None:
         """Bring the kernel to what is new, unless a failed write waits for its next try."""
         try:
-            if self._kernel.transactions.has_news() and self._enforcer.has_begun:
+            others = self._kernel.transactions
+            if others in ready and others.has_news() and self._enforcer.has_begun:
                 self._schedule.by(Task.CHECK_PLACE, max(now_s, self._look_from_s))
-            is_stale = self._attachments.notice()
+            if self._kernel.interfaces in ready:
+                self._attachments.notice()
+            is_stale = self._attachments.is_stale
             if not self._is_complete:
                 if is_stale and self._is_guarding:
                     self._attachments.close_new(self._wanted())
@@ -282,9 +291,10 @@ class Agent:
         if not has_begun:
             self._enforcer.begin(self._render_config(), now_s)
         before = self._attachments.found
-        self._attachments.find(self._wanted())
+        if self._attachments.is_stale or self._enforcer.moves_places:
+            self._attachments.find(self._wanted())
+            self._enforcer.configure(self._render_config(self._attachments.found.pod_nets))
         found = self._attachments.found
-        self._enforcer.configure(self._render_config(found.pod_nets))
         self._report.note_calculated()
         start_s = time.perf_counter()
         applied = self._enforcer.carry_out(

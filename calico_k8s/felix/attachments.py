@@ -47,16 +47,17 @@ class Attachments:
         """What is known of the node's endpoints and interfaces."""
         return self._found
 
-    def notice(self) -> bool:
-        """Take the events that wait; whether the network may be other than :meth:`find` saw it.
+    @property
+    def is_stale(self) -> bool:
+        """Whether the network may be other than :meth:`find` saw it."""
+        return self._state is None
 
-        To be called whenever the watcher is readable, or it stays so.
-        """
+    def notice(self) -> None:
+        """Take the events that wait: to be called whenever the watcher is readable, or it stays so."""
         changes = self._watcher.changes()
         if changes & ~Change.NEIGHBOURS or (changes and self._found.bridges):
             # Where no pod is on a bridge, nobody is found by a neighbour entry.
             self._state = self._wanted = None
-        return self._state is None
 
     def find(self, wanted: Wanted) -> None:
         """Find where these are.  Cost: nothing where neither they nor the network changed."""

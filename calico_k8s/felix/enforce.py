@@ -90,6 +90,14 @@ class Enforcer:
             self._deltas = self._graph.flush()
         return self._deltas.settings_changed
 
+    @property
+    def moves_places(self) -> bool:
+        """Whether what was flushed has other endpoints of this node, or other settings."""
+        flushed = self._deltas
+        return flushed is not None and bool(
+            flushed.endpoints_updated or flushed.endpoints_removed or flushed.settings_changed
+        )
+
     def begin(self, config: RenderConfig, now_s: float) -> None:
         """Start from what an earlier run left in the kernel."""
         layout = mark_layout(config.mark_mask)

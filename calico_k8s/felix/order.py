@@ -123,6 +123,8 @@ def steps(
     None is about particular sets that names no set.
     """
     sets = tuple(changed)
+    if not (sets or writes_tables):
+        return ()
     tight = _names(sets, Role.OPENS_EGRESS) + tuple(
         s.name for s in sets if s.role is Role.OPENS_INGRESS and s.is_affected
     )
@@ -133,31 +135,31 @@ def steps(
     maps, host_hold = egress + ingress, _names(sets, Role.HOST_HOLD)
     held = maps if passes or sum(switches[:3]) > 1 else ()
     held += host_hold if passes or switches.raw else ()
-    before = (
-        Step(Do.ADD, new),
-        Step(Do.REMOVE, new),
-        Step(Do.ADD, closes),
-        Step(Do.REMOVE, egress),
-        Step(Do.SHUT, ingress),
-        Step(Do.HOLD, held),
-        Step(Do.REMOVE, tight),
-        Step(Do.ADD, passes),
-        Step(Do.REMOVE, passes),
+    ordered = (
+        (Do.ADD, new),
+        (Do.REMOVE, new),
+        (Do.ADD, closes),
+        (Do.REMOVE, egress),
+        (Do.SHUT, ingress),
+        (Do.HOLD, held),
+        (Do.REMOVE, tight),
+        (Do.ADD, passes),
+        (Do.REMOVE, passes),
+        (Do.WRITE_TABLES, ()),
+        (Do.ADD, maps),
+        (Do.ADD, loose),
+        (Do.REMOVE, loose),
+        (Do.ADD, tight),
+        (Do.REMOVE, closes),
+        (Do.ADD, neutral),
+        (Do.REMOVE, neutral),
+        (Do.REMOVE, ingress),
+        (Do.REMOVE, host_hold),
     )
-    after = (
-        Step(Do.ADD, maps),
-        Step(Do.ADD, loose),
-        Step(Do.REMOVE, loose),
-        Step(Do.ADD, tight),
-        Step(Do.REMOVE, closes),
-        Step(Do.ADD, neutral),
-        Step(Do.REMOVE, neutral),
-        Step(Do.REMOVE, ingress),
-        Step(Do.REMOVE, host_hold),
-    )
-    write = (Step(Do.WRITE_TABLES),) if writes_tables else ()
     return tuple(
-        step for step in (*before, *write, *after) if step.names or step.do is Do.WRITE_TABLES
+        Step(do, names)
+        for do, names in ordered
+        if names or (writes_tables and do is Do.WRITE_TABLES)
     )
 
 
