@@ -126,7 +126,13 @@ class Placement:
         self._touched_traits |= self._depending_on_nets
 
     def flush(self, deltas: Deltas) -> AskedSets:
-        """Put what changed since the last flush into the deltas."""
+        """Put what changed since the last flush into the deltas.
+
+        Cost: nothing where no endpoint of this node is touched; else the groups, and what is touched.
+        """
+        if not (self._touched_endpoints or self._touched_traits):
+            self._touched_sources = set()
+            return AskedSets({}, set())
         for traits in self._touched_traits:
             self._groups_by_traits.pop(traits, None)
             self._touched_endpoints |= self._endpoints_by_traits.get(traits, set())

@@ -460,7 +460,8 @@ class Agent:
             log.warning("live flows could not be judged", error=str(error))
             self._schedule.at(Task.JUDGE, now_s + JUDGE_AGAIN_S)
             return
-        self._metrics.on_judged(result)
+        if any(result):
+            self._metrics.on_judged(result)
         if result.cut or result.restored:
             log.info("live flows judged", cut=result.cut, restored=result.restored)
         if self._cutting.has_work:

@@ -24,6 +24,7 @@ from calico_k8s.policy.match import Flow
 
 PORTION = 100
 """Flows judged at a time: some 2 ms."""
+NOTHING = CutResult(0, 0, 0)
 
 
 class Cutting:
@@ -96,13 +97,17 @@ class Cutting:
             restored = self._cutter.restore_all()
             self._is_over = False
             return CutResult(restored, 0, restored)
+        result = self._judge_portion() if self._waiting or self._is_judging_whole else NOTHING
+        if not self._waiting:
+            self._ask()
+        return result
+
+    def _judge_portion(self) -> CutResult:
         portion: list[ConntrackEntry] = []
         while self._waiting and len(portion) < PORTION:
             portion += self._waiting.popleft()
         result = self._cutter.judge(portion, self._is_denied)
         self._note_cut(portion, result)
-        if not self._waiting:
-            self._ask()
         return result
 
     def _note_cut(self, judged: Iterable[ConntrackEntry], result: CutResult) -> None:

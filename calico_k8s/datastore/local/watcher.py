@@ -23,6 +23,14 @@ INTERVAL_S = 0.5
 INTERVAL_WITHOUT_INOTIFY_S = 0.002
 
 
+# The marks, and beside them each change: one statement sees the file as it is at one moment.
+_READ = """
+    select mark.revision, mark.forgotten, change.key, change.value, change.revision
+    from mark left join change on change.revision > ? and change.key >= ? and change.key < ?
+    order by change.revision, change.place
+"""
+
+
 class LocalWatcher:
     """The changes below a prefix; see :class:`~calico_k8s.datastore.store.Watcher`.
 
@@ -39,7 +47,7 @@ class LocalWatcher:
     ) -> None:
         self._path = path
         self._file = file
-        self._prefix = prefix
+        self._range = prefix, prefix + schema.PREFIX_END
         self._revision = after
         self._on_close = on_close
         self._closed = threading.Event()
@@ -83,14 +91,14 @@ class LocalWatcher:
             (data_version,) = self._connection.execute("pragma data_version").fetchone()
             if data_version == self._data_version:
                 return None
-            with schema.transaction(self._connection, "deferred"):
-                batch = self._read_log(self._connection)
+            batch = self._read_log(self._connection)
         # Taken before the log was read: a commit in between is looked at twice, never missed.
         self._data_version = data_version
         return batch
 
     def _read_log(self, connection: sqlite3.Connection) -> Batch:
-        revision, forgotten = connection.execute("select revision, forgotten from mark").fetchone()
+        rows = connection.execute(_READ, (self._revision, *self._range)).fetchall()
+        revision, forgotten = rows[0][:2]
         if self._revision < forgotten:
             raise StoreCompacted(
                 f"changes after revision {self._revision} are gone:"
@@ -100,12 +108,7 @@ class LocalWatcher:
             raise StoreCompacted(
                 f"{self._path} is at revision {revision}, {self._revision} was seen before"
             )
-        rows = connection.execute(
-            "select key, value, revision from change"
-            " where revision > ? and key >= ? and key < ? order by revision, place",
-            (self._revision, self._prefix, self._prefix + schema.PREFIX_END),
-        )
-        changes = tuple(Change(*row) for row in rows)
+        changes = tuple(Change(*row[2:]) for row in rows if row[2] is not None)
         self._revision = revision
         return Batch(revision, changes)
 
