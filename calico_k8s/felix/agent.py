@@ -11,13 +11,11 @@ earlier run left stands until then.  A write that fails is tried again, with gro
 what the kernel then holds, and with what the datastore says by then.
 """
 
-import gc
 import os
 import selectors
 import time
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -32,6 +30,7 @@ from calico_k8s.felix.attachments import Attachments, wanted_places
 from calico_k8s.felix.cutting import Cutting
 from calico_k8s.felix.denials import DenialBook
 from calico_k8s.felix.enforce import Applied, Enforcer
+from calico_k8s.felix.garbage import keep_what_is_there, without_collections
 from calico_k8s.felix.interfaces import Wanted
 from calico_k8s.felix.iptables.programs import PROGRAM_TIMEOUT_S
 from calico_k8s.felix.kernel import Kernel
@@ -67,8 +66,6 @@ TELL_EVERY_ENDPOINTS_S = 0.0001
 COLLECT_EVERY_S = 5.0
 BEAT_S = 5.0
 """The loop comes round so often at least: how it shows that it lives."""
-MANY = 1000
-"""So many values at once are a snapshot, or a burst like one."""
 COUNT_AFTER_S = 5.0
 """Counters are read no more often: it takes a look at whole tables."""
 LOOK_PAUSE_S = 0.02
@@ -78,19 +75,6 @@ LOOK_SHARE = 0.1
 """... and for no more than this of a core in the long run: a busy program may write all the time."""
 
 log = structlog.get_logger()
-
-
-@contextmanager
-def _without_collections(values: Sized) -> Iterator[None]:
-    """Collects no cycles meanwhile, if there are many: it took a fifth of the reading of a snapshot."""
-    if len(values) < MANY:
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -243,7 +227,7 @@ class Agent:
 
     def _take_updates(self) -> None:
         pending = self._queue.take()
-        with _without_collections(pending.values_by_key):
+        with without_collections(pending.values_by_key):
             self._take_values(pending.values_by_key)
         self._is_complete = self._is_ready and pending.is_in_sync
         if pending.values_by_key:
@@ -293,7 +277,7 @@ class Agent:
         before = self._attachments.found
         if self._attachments.is_stale or self._enforcer.moves_places:
             self._attachments.find(self._wanted())
-            self._enforcer.configure(self._render_config(self._attachments.found.pod_nets))
+            self._configure()
         found = self._attachments.found
         self._report.note_calculated()
         start_s = time.perf_counter()
@@ -308,6 +292,10 @@ class Agent:
         problems = (*self._enforcer.problems, *self.denials.problems, *self.learning.problems)
         self._report.note_problems(problems)
         self._note_changes(applied, now_s)
+
+    def _configure(self) -> None:
+        """Whatever is rendered next is as settings, network and kernel ask for."""
+        self._enforcer.configure(self._render_config(self._attachments.found.pod_nets))
 
     def _render_config(self, pod_nets: tuple[Net, ...] = ()) -> RenderConfig:
         found = self._settings.render_config(
@@ -386,8 +374,11 @@ class Agent:
 
     def _listen(self, now_s: float) -> None:
         """Hear of denied packets where that is wanted."""
+        was_possible = self.denials.is_possible
         if self.denials.listen(tells=self._settings.config.denials, now_s=now_s):
             self._count_denials(now_s, is_first=True)
+        if self.denials.is_possible != was_possible:
+            self._configure()
 
     def _count_denials(self, now_s: float, *, is_first: bool = False) -> None:
         try:
@@ -410,8 +401,7 @@ class Agent:
         self._kernel.prepare()
         self._kernel.sweep_other_backends()
         self._look_at_others(now_s)
-        # What is there by now stays: a full collection looked at all of it, for 50 ms of the loop.
-        gc.freeze()
+        keep_what_is_there()
 
     def _look_at_others(self, now_s: float) -> None:
         """Tell of other programs' chains that drop what policy allows."""
