@@ -152,7 +152,7 @@ def bench(
 ) -> Iterator[Figure]:
     """All figures of one store and backend."""
     write(store, cluster(STARTING_REMOTE))
-    floor = convergence_floor(bed, url, changes)
+    floor = convergence_floor(bed, url)
     watch = summary(watch_floor(store, changes))
     write(store, pod(1, "annotation1", "plain"))
     with bed.flow.sending(bed.outside, remote_address(0)):

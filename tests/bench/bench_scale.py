@@ -299,7 +299,7 @@ def bench_bursts(setting: Setting, floor: Floor) -> Iterator[Figure]:
 
 def bench(setting: Setting) -> Iterator[Figure]:
     """All figures of one size, store and backend."""
-    floor = convergence_floor(setting.bed, setting.url, 100)
+    floor = convergence_floor(setting.bed, setting.url)
     write(setting.store, setting.stored.items())
     yield from bench_start(setting)
     time.sleep(2)  # what there is time for later is loaded
