@@ -196,6 +196,21 @@ def test_whatever_the_answer_its_first_connection_works_and_no_other(
         assert not connects(client.namespace, Address(other))
 
 
+@pytest.mark.parametrize("over_tcp", [False, True], ids=["UDP", "TCP"])
+def test_an_answer_through_a_service_is_learnt_from(
+    machine: Machine, client: PodSite, server: PodSite, outside: Namespace, over_tcp: bool
+) -> None:
+    start(machine, client, server, "api.example.com")
+    cluster_ip = Address("10.96.0.10")
+    for protocol in ("udp", "tcp"):
+        rule = f"-d {cluster_ip} -p {protocol} --dport 53 -j DNAT --to {server.addresses[0]}:53"
+        run("iptables-nft", "-t", "nat", "-A", "PREROUTING", *rule.split())
+    record = "host-record=api.example.com,198.51.100.7,60"
+    with dns_server(server.namespace, server.addresses[0], record):
+        (address,) = look_up(client.namespace, cluster_ip, "api.example.com", over_tcp=over_tcp)
+        assert connects(client.namespace, Address(address))
+
+
 def test_a_server_that_is_not_trusted_is_not_believed(
     machine: Machine, client: PodSite, server: PodSite, outside: Namespace
 ) -> None:

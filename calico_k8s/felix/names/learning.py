@@ -21,6 +21,7 @@ from calico_k8s.felix.names.journal import Journal, names_path
 from calico_k8s.felix.names.listener import Counts, Learnt, Listener
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.domains import DomainName, DomainPattern
+from calico_k8s.netlink.nfqueue import HELD_MAX
 from calico_k8s.render.names import NFQUEUE_NUMBER
 
 LISTEN_AGAIN_S: Final = 10.0
@@ -122,7 +123,7 @@ class Learning:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._news)
         taken = self._listener.take() if self._listener is not None else []
-        self._waiting += taken
+        self._waiting = [*self._waiting, *taken][-HELD_MAX:]  # older ones went late
         found = (each for learnt in taken for each in learnt.found)
         return self._tell(self._book.learn(found, time.time())) or is_changed
 

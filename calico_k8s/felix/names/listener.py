@@ -30,6 +30,8 @@ HOLD_MAX_S: Final = 1.0
 SHARE: Final = 0.25
 TOGETHER: Final = 64
 """Packets that are read before others have their turn."""
+INBOX_MAX: Final = 4096
+"""A loop that is busy for seconds finds no more than these; the others went by unlearnt."""
 CALLED_MAX: Final = 4096
 """Addresses whose last name is kept, for denials to tell; of any name, asked or not."""
 
@@ -153,7 +155,7 @@ class Listener:
         learnt: list[Learnt] = []
         for packet in packets:
             found = self._found(packet)
-            if found:
+            if found and len(self._inbox) + len(learnt) < INBOX_MAX:
                 learnt.append(Learnt(packet.id, found, now_s))
             else:
                 passed.append(packet.id)
