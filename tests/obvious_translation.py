@@ -4,15 +4,17 @@ In: the objects of a cluster.  Out: what the datastore holds of it.  What a sing
 taken from the package; what objects say together is written anew, as the contract has it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
 
 from calico_k8s.model import keys
 from calico_k8s.model.addresses import Address, address_net
+from calico_k8s.model.dns_servers import ServerAddress, ServerService
+from calico_k8s.model.domains import servers_netset
 from calico_k8s.model.names import NetsetName, ProfileId
-from calico_k8s.model.resources import Labels, NetworkSet, Value
+from calico_k8s.model.resources import PROTOCOL_NUMBERS, Labels, NetworkSet, Value
 from calico_k8s.translate import objects
 from calico_k8s.translate.calico_policies import (
     read_calico_policy,
@@ -67,7 +69,8 @@ def translate(state: State, settings: TranslateSettings) -> Items:
         items[keys.EndpointKey(endpoint.id)] = endpoint
         for own in workload.own_profiles.values():
             items.update(own)
-    return items | _of_services(state) | _of_names(state, settings, workloads) | _of_policies(state)
+    items |= _of_services(state) | _of_names(state, settings, workloads) | _of_policies(state)
+    return items | _of_servers(state, settings)
 
 
 def _all(state: State, kind: type[_Object]) -> dict[ObjectRef, _Object]:
@@ -129,6 +132,41 @@ def _of_policies(state: State) -> Items:
             chosen = [n for n in nodes if evaluate(parse_selector(selector), n.labels)]
             items.update(_netset(nodes_netset(selector), {a for n in chosen for a in n.addresses}))
     return items
+
+
+def _of_servers(state: State, settings: TranslateSettings) -> Items:
+    """The DNS servers that are trusted, while anything is about names."""
+    readings = (_reading(state, value) for value in state.values())
+    if not any(reading is not None and reading.asks_domains for reading in readings):
+        return {}
+    places: dict[tuple[int, int], set[Address]] = {}
+    for server in settings.dns_servers:
+        for protocol in (PROTOCOL_NUMBERS["udp"], PROTOCOL_NUMBERS["tcp"]):
+            if isinstance(server, ServerAddress):
+                places.setdefault((protocol, server.port), set()).add(server.address)
+                continue
+            for own, addresses in _of_server(state, server, protocol):
+                places.setdefault((protocol, own), set()).update(addresses)
+    items: Items = {}
+    for place, held in places.items():
+        items |= _netset(servers_netset(*place), held)
+    return items
+
+
+def _of_server(
+    state: State, server: ServerService, protocol: int
+) -> Iterator[tuple[int, set[Address]]]:
+    """The ports of a server's pods, each with their addresses; no service here has an own one."""
+    service = _all(state, objects.Service).get(ObjectRef("Service", server.namespace, server.name))
+    spec = service.spec if service is not None else None
+    asked = [
+        (port.port, objects.protocol_number(port.protocol)) for port in (spec and spec.ports) or ()
+    ]
+    if (server.port, protocol) in asked:
+        for addresses, ports in _leads_to(state, Name(server.namespace, server.name)):
+            yield from (
+                (own.port, addresses) for own in ports if own.protocol == protocol and addresses
+            )
 
 
 def _reading(state: State, value: KubeObject) -> Reading | None:

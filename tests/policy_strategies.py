@@ -14,6 +14,10 @@ _Item = TypeVar("_Item")
 Object = dict[str, Any]  # Any: what JSON can say
 
 
+DOMAINS = ("a.io", "*.a.io", "a*.io", "A.io.")
+"""One of them is none."""
+
+
 class Pools(NamedTuple):
     """The names that policies can speak of."""
 
@@ -265,7 +269,9 @@ class PolicyMaker:
             service["namespace"] = self.one(self._pools.namespaces)
             rule[peer] = {"services": service}
             return rule
-        if self.chance(8):
+        if peer == "destination" and self.chance(1):
+            rule[peer] = {"domains": self.some(lambda: self.one(DOMAINS), 1, 2)}
+        elif self.chance(8):
             rule[peer] = self._calico_entity()
         if self.chance(2):
             rule[other] = self._calico_entity()
@@ -317,6 +323,8 @@ class PolicyMaker:
         nets = self.some(lambda: self.one(self._pools.nets), 0, 2)
         made = self._object("projectcalico.org/v3", kind, number, {"nets": nets})
         made["metadata"]["labels"] = dict([self.one(self._pools.labels)])
+        if self.chance(2):
+            made["spec"]["allowedEgressDomains"] = self.some(lambda: self.one(DOMAINS), 1, 2)
         return made
 
     def _object(

@@ -1,6 +1,7 @@
 """The translator against the obvious translation, and what whole clusters become."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import msgspec
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from calico_k8s.model import codec, keys
 from calico_k8s.model.addresses import parse_address
+from calico_k8s.model.dns_servers import parse_dns_servers
 from calico_k8s.model.names import ProfileId
 from calico_k8s.model.resources import Value
 from calico_k8s.policy.match import Flow
@@ -21,10 +23,19 @@ from calico_k8s.translate.objects import KubeObject, object_ref
 from tests import strategies
 from tests.obvious_translation import translate
 
+SERVICES = tuple(product(strategies.NAMESPACES, strategies.NAMES))
 SETTINGS = st.builds(
     TranslateSettings,
     default_namespace_policy=st.sampled_from(("open", "closed")),
     auto_host_endpoints=st.booleans(),
+    dns_servers=st.sampled_from(
+        tuple(
+            map(
+                parse_dns_servers,
+                ("none", "10.0.0.53", *(f"k8s-service:{s}/{n},10.0.0.1:80" for s, n in SERVICES)),
+            )
+        )
+    ),
 )
 
 
