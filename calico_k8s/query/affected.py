@@ -13,6 +13,7 @@ import msgspec
 
 from calico_k8s.errors import InputError
 from calico_k8s.model.addresses import Net
+from calico_k8s.model.domains import DomainPattern
 from calico_k8s.model.resources import (
     PROTOCOL_NAMES,
     Direction,
@@ -71,6 +72,8 @@ class Peers(msgspec.Struct, frozen=True):
     nets: tuple[Net, ...]
     except_nets: tuple[Net, ...]
     netsets: tuple[str, ...]
+    domains: tuple[DomainPattern, ...] = ()
+    """Whose addresses each node learns."""
 
 
 class ResolvedPort(msgspec.Struct, frozen=True):
@@ -266,7 +269,7 @@ def _affected_rule(
 
 def _find_peers(snapshot: Snapshot, entity: EntityMatch) -> Peers:
     has_owner = any((entity.tag, entity.selector, entity.netset))
-    is_named = has_owner or bool(entity.nets)
+    is_named = has_owner or bool(entity.nets or entity.domains)
     is_limited = any((entity.not_tag, entity.not_selector, entity.not_netset, entity.not_nets))
     pods = [
         endpoint_name(e) for e in snapshot.everybody.values() if _is_matched(snapshot, entity, e)
@@ -277,6 +280,7 @@ def _find_peers(snapshot: Snapshot, entity: EntityMatch) -> Peers:
         nets=() if has_owner else entity.nets,
         except_nets=() if has_owner else entity.not_nets,
         netsets=tuple(sorted(_netsets(snapshot, entity))),
+        domains=entity.domains,
     )
 
 
@@ -311,6 +315,8 @@ def _named_ports(rule: Rule, holders: list[WorkloadEndpoint]) -> Iterator[Resolv
 
 def _peers(peers: Peers) -> str:
     words = ["every address" if peers.everyone else _names(peers.pods, "no pod")]
+    if peers.domains:
+        words = [f"domains {', '.join(peers.domains)}"]
     if peers.nets:
         words.append(f"cidr {','.join(peers.nets)}")
     if peers.netsets:

@@ -4,6 +4,7 @@ import pytest
 
 from calico_k8s.errors import InputError
 from calico_k8s.model.resources import PROTOCOL_NUMBERS
+from calico_k8s.query.affected import affected, affected_lines, parse_object_name
 from calico_k8s.query.domains import find_domain, is_domain
 from calico_k8s.query.explain import explain_lines
 from calico_k8s.query.reach import Answer, Service, ask, find_party
@@ -74,3 +75,10 @@ def test_of_an_address_it_is_said_that_its_names_are_not_known() -> None:
     said = "\n".join(explain_lines(answer, "x/a", "192.0.2.9"))
     assert "which addresses *.example.com has is not known here" in said
     assert "not known here" not in "\n".join(explain_lines(asked("a.test"), "x/a", "a.test"))
+
+
+def test_what_a_rule_for_names_resolves_to_is_its_domains() -> None:
+    found = affected(World(SET, LIMITED).snapshot, parse_object_name("GlobalNetworkPolicy/p"))
+    said = "\n".join(affected_lines(found))
+    assert "to domains *.example.com" in said
+    assert [rule.peers.domains for rule in found.rules] == [(), ("*.example.com",), ()]

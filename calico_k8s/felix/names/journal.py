@@ -22,6 +22,9 @@ from calico_k8s.model.domains import DomainName
 LINES_MAX: Final = 10_000
 """A file of so many lines more than names is replaced."""
 
+REFRESH_S: Final = 5.0
+"""By so much the file may say that a name lasts for less than it does."""
+
 log = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
 
@@ -40,6 +43,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lines = 0
+        self._last_s: dict[DomainName, float] = {}
+        """When the last address of each name lapses, as the file has it."""
         self._is_broken = False
         self._file: int | None = None
 
@@ -55,6 +60,18 @@ class Journal:
             return
         self._write(self._file, [records.get(name) or NameRecord(name) for name in names])
 
+    def refresh(
+        self, records: Mapping[DomainName, NameRecord], names: Iterable[DomainName]
+    ) -> None:
+        """Write those of the names that last for longer than the file says, and not for a moment."""
+        longer = [
+            name
+            for name in set(names) & records.keys()
+            if records[name].last_s > self._last_s.get(name, 0.0) + REFRESH_S
+        ]
+        if longer:
+            self.note(records, longer)
+
     def close(self) -> None:
         """Release the file, which stays."""
         if self._file is not None:
@@ -62,7 +79,12 @@ class Journal:
             self._file = None
 
     def _write(self, file: int, records: Iterable[NameRecord]) -> None:
-        lines = [_encode(record) + b"\n" for record in records]
+        lines: list[bytes] = []
+        for record in records:
+            lines.append(_encode(record) + b"\n")
+            self._last_s.pop(record.name, None)
+            if record.until_s:
+                self._last_s[record.name] = record.last_s
         self._lines += len(lines)
         try:
             os.write(file, b"".join(lines))
@@ -73,6 +95,7 @@ class Journal:
         """Write all to a new file, which takes the old one's place."""
         self.close()
         self._lines = 0
+        self._last_s.clear()
         new = self._path.with_name(self._path.name + ".new")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         try:

@@ -124,8 +124,11 @@ class Learning:
             os.eventfd_read(self._news)
         taken = self._listener.take() if self._listener is not None else []
         self._waiting = [*self._waiting, *taken][-HELD_MAX:]  # older ones went late
-        found = (each for learnt in taken for each in learnt.found)
-        return self._tell(self._book.learn(found, time.time())) or is_changed
+        found = [each for learnt in taken for each in learnt.found]
+        is_changed |= self._tell(self._book.learn(found, time.time()))
+        if found and self._journal is not None:
+            self._journal.refresh(self._book.records, (each.name for each in found))
+        return is_changed
 
     def release(self) -> None:
         """The kernel is as the graph says: let the answers that were learnt from go on."""

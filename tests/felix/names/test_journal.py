@@ -30,6 +30,15 @@ def test_what_was_noted_last_is_loaded_whoever_dies(tmp_path: Path) -> None:
     assert load_names(path) == [records[A]]
 
 
+def test_a_name_that_lasts_longer_is_written_anew_and_not_for_a_moment(tmp_path: Path) -> None:
+    path = tmp_path / "felix.names"
+    with closing(Journal(path)) as journal:
+        journal.note({A: NameRecord(A, {ONE: 100.0})}, [A])
+        for last_s, kept_s in ((104.0, 100.0), (106.0, 106.0), (110.0, 106.0), (200.0, 200.0)):
+            journal.refresh({A: NameRecord(A, {ONE: last_s})}, [A, B])
+            assert load_names(path) == [NameRecord(A, {ONE: kept_s})]
+
+
 def test_a_line_that_is_not_whole_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "felix.names"
     with closing(Journal(path)) as journal:
