@@ -12,7 +12,7 @@ import msgspec
 
 from calico_k8s.errors import InputError
 from calico_k8s.model.addresses import Address, Version, address_version
-from calico_k8s.model.names import EndpointId, NamespaceName
+from calico_k8s.model.names import EndpointId, NamespaceName, NodeName
 from calico_k8s.model.resources import (
     ICMP,
     PROTOCOL_NAMES,
@@ -155,11 +155,14 @@ def address_pairs(
             yield version, src_address, dst_address
 
 
+def node_row(name: NodeName) -> EndpointId:
+    """A node in the place of a pod."""
+    return EndpointId(name, NamespaceName(NODE_PREFIX.removesuffix("/")), name)
+
+
 def _node_rows(snapshot: Snapshot) -> Iterator[WorkloadEndpoint]:
-    """Nodes in the place of pods."""
-    namespace = NamespaceName(NODE_PREFIX.removesuffix("/"))
     for name, addresses in nodes_known(snapshot).items():
-        yield WorkloadEndpoint(EndpointId(name, namespace, name), addresses)
+        yield WorkloadEndpoint(node_row(name), addresses)
 
 
 def _cells(

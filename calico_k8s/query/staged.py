@@ -9,16 +9,17 @@ In: a snapshot, and the ports to ask for.  Out: a :class:`StagedReport`, and its
 
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from typing import NamedTuple
 
 import msgspec
 
 from calico_k8s.model.addresses import Version
 from calico_k8s.model.names import EndpointId
-from calico_k8s.model.resources import Policy, StagedAction
+from calico_k8s.model.resources import HostEndpoint, Policy, StagedAction
 from calico_k8s.model.staging import target_of
 from calico_k8s.policy.snapshot import Snapshot
 from calico_k8s.policy.staging import enacted, staged_policies
-from calico_k8s.query.matrix import Matrix, compute_matrix
+from calico_k8s.query.matrix import Matrix, compute_matrix, node_row
 from calico_k8s.query.matrix_text import Paint, plain
 from calico_k8s.query.preview import ChangedCell, Preview, preview, preview_lines
 from calico_k8s.query.reach import Service
@@ -36,7 +37,9 @@ class StagedEffect(msgspec.Struct, frozen=True):
     """The policy that it would be, replace or delete."""
     target_exists: bool
     pods: int
-    """Those that it, or the policy that it would replace or delete, selects."""
+    """Those that it, or the policy that it would replace or delete, selects ..."""
+    host_endpoints: int
+    """... and host endpoints: what is opened and closed has their nodes, then."""
     opened: tuple[ChangedCell, ...]
     closed: tuple[ChangedCell, ...]
 
@@ -46,6 +49,19 @@ class StagedEffect(msgspec.Struct, frozen=True):
         if self.action is StagedAction.DELETE:
             return not self.target_exists
         return self.action is StagedAction.IGNORE
+
+
+class _About(NamedTuple):
+    """Whom a staged policy, or the one that it would replace or delete, selects."""
+
+    pods: frozenset[EndpointId]
+    hosts: tuple[HostEndpoint, ...]
+
+    def rows(self, snapshot: Snapshot) -> frozenset[EndpointId]:
+        """The rows of the matrix whose cells may differ: of a node, all that may pass it."""
+        nodes = {host.node for host in self.hosts}
+        there = {each for each in snapshot.endpoints if each.node in nodes}
+        return self.pods | there | {node_row(node) for node in nodes}
 
 
 class StagedReport(msgspec.Struct, frozen=True):
@@ -70,18 +86,22 @@ def staged_report(
     """
     wanted = tuple(services)
     staged = staged_policies(snapshot)
-    about = {policy.id: _pods(snapshot, policy) for policy in staged}
-    everybody = frozenset[EndpointId]().union(*about.values())
+    about = {policy.id: _about(snapshot, policy) for policy in staged}
+    rows = {policy: found.rows(snapshot) for policy, found in about.items()}
+    everybody = frozenset[EndpointId]().union(*rows.values())
+    with_hosts = any(found.hosts for found in about.values())
     total = len(staged) + 2
-    now = compute_matrix(snapshot, wanted, among=everybody)
+    now = compute_matrix(snapshot, wanted, with_hosts=with_hosts, among=everybody)
     progress(1, total)
     effects = []
     for done, policy in enumerate(staged, start=2):
-        among = about[policy.id]
-        then = compute_matrix(enacted(snapshot, [policy]), wanted, among=among)
-        effects.append(_effect(snapshot, policy, len(among), preview(_only(now, among), then)))
+        among, after = rows[policy.id], enacted(snapshot, [policy])
+        then = compute_matrix(after, wanted, with_hosts=with_hosts, among=among)
+        change = preview(_only(now, among), then)
+        effects.append(_effect(snapshot, policy, about[policy.id], change))
         progress(done, total)
-    then = compute_matrix(enacted(snapshot, staged), wanted, among=everybody)
+    after = enacted(snapshot, staged)
+    then = compute_matrix(after, wanted, with_hosts=with_hosts, among=everybody)
     progress(total, total)
     whole = preview(now, then)
     return StagedReport(tuple(effects), whole.families, whole.opened, whole.closed)
@@ -108,7 +128,7 @@ def _change_lines(
     yield from (f"  {line}" for line in preview_lines(found, paint))
 
 
-def _effect(snapshot: Snapshot, policy: Policy, pods: int, change: Preview) -> StagedEffect:
+def _effect(snapshot: Snapshot, policy: Policy, about: _About, change: Preview) -> StagedEffect:
     assert policy.staged is not None, "only staged policies are asked for"
     target = target_of(policy.id)
     return StagedEffect(
@@ -118,7 +138,8 @@ def _effect(snapshot: Snapshot, policy: Policy, pods: int, change: Preview) -> S
         tier_exists=policy.tier in snapshot.tiers,
         target=target.path,
         target_exists=any(key.policy == target for key in snapshot.policies),
-        pods=pods,
+        pods=len(about.pods),
+        host_endpoints=len(about.hosts),
         opened=change.opened,
         closed=change.closed,
     )
@@ -127,6 +148,8 @@ def _effect(snapshot: Snapshot, policy: Policy, pods: int, change: Preview) -> S
 def _fate(effect: StagedEffect) -> str:
     """What would become of the enforced policy of its name."""
     pods = "1 pod" if effect.pods == 1 else f"{effect.pods} pods"
+    if hosts := effect.host_endpoints:
+        pods += f" and {hosts} host endpoint{'' if hosts == 1 else 's'}"
     match effect.action:
         case StagedAction.IGNORE:
             return "ignored"
@@ -142,19 +165,20 @@ def _fate(effect: StagedEffect) -> str:
             return f"would {verb} {effect.target}, {where}{missing}, for {pods}{learns}"
 
 
-def _pods(snapshot: Snapshot, policy: Policy) -> frozenset[EndpointId]:
-    """The pods that a staged policy, or the one that it would replace or delete, selects."""
+def _about(snapshot: Snapshot, policy: Policy) -> _About:
     if policy.staged is StagedAction.IGNORE:
-        return frozenset()
+        return _About(frozenset(), ())
     target = target_of(policy.id)
     selectors = {value.selector for key, value in snapshot.policies.items() if key.policy == target}
     if policy.staged is not StagedAction.DELETE:
         selectors.add(policy.selector)
-    return frozenset(
-        endpoint.id
-        for endpoint in snapshot.endpoints.values()
-        if any(snapshot.selects(selector, endpoint) for selector in selectors)
-    )
+    chosen = {
+        each.id
+        for each in snapshot.everybody.values()
+        if any(snapshot.selects(selector, each) for selector in selectors)
+    }
+    hosts = tuple(host for name, host in snapshot.host_endpoints.items() if name in chosen)
+    return _About(frozenset(name for name in chosen if not name.is_host), hosts)
 
 
 def _only(matrix: Matrix, among: AbstractSet[EndpointId]) -> Matrix:

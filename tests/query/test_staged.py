@@ -109,3 +109,31 @@ def test_what_becomes_of_the_policy_of_that_name_is_said() -> None:
     assert said("Delete") == f"would delete {name}, and there is none: it changes nothing"
     assert said("Ignore", shut) == "ignored"
     assert list(staged_lines(report(shut))) == ["no policy is staged"]
+
+
+HOST = """
+apiVersion: projectcalico.org/v3
+kind: HostEndpoint
+metadata: {name: uplink, labels: {role: node}}
+spec: {node: node-1, interfaceName: "*", profiles: [projectcalico-default-allow]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: node-1}
+status: {addresses: [{type: InternalIP, address: 192.168.0.1}, {type: InternalIP, address: "fd00:9::1"}]}
+"""
+
+
+def test_what_is_staged_for_nodes_is_told_of_nodes_and_of_what_passes_them() -> None:
+    def told(spec: str) -> StagedReport:
+        return report(
+            HOST, calico("StagedGlobalNetworkPolicy", f"selector: role == 'node', {spec}")
+        )
+
+    local = told("types: [Ingress]")
+    (line,) = without_rules(local)
+    assert line.endswith("in tier default, for 0 pods and 1 host endpoint")
+    assert {cell.dst for cell in local.closed} == {"node/node-1"}
+    passing = told("applyOnForward: true, types: [Ingress]")
+    assert {"node/node-1", "x/a"} <= {cell.dst for cell in passing.closed}
+    assert told("ingress: [{action: Allow}]").closed == ()
