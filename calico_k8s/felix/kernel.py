@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from enum import StrEnum
+from itertools import product
 from pathlib import Path
 
 import structlog
@@ -50,6 +51,9 @@ OUR_TABLES: tuple[TableName, ...] = ("raw", "mangle", "filter")
 IPTABLES_TELLING = "xt_NFLOG, xt_limit or xt_hashlimit"
 NATIVE_TELLING = "nft_log, nft_limit or nft_dynset"
 """What telling of packets takes, beside nfnetlink_log."""
+
+
+DENYING_TABLES: tuple[TableName, ...] = ("raw", "mangle")
 
 
 class Native(StrEnum):
@@ -194,14 +198,13 @@ class Kernel:
     def denied_packets(self) -> Mapping[str, int]:
         """How many packets each chain that tells of denials has dropped, by its name.
 
-        Cost: a reading of the mangle tables, 30 ms at 4,000 rules; of native ones, a third.
+        Cost: a reading of the tables that deny, 30 ms at 4,000 rules; of native ones, a third.
         """
         if self._nftables is not None:
             return self._nftables.denied_packets()
         found = Counter[str]()
-        for version in self.versions:
-            backend = Backend(self.backend)
-            for chain, packets in dropped_packets(backend, version, "mangle").items():
+        for version, table in product(self.versions, DENYING_TABLES):
+            for chain, packets in dropped_packets(Backend(self.backend), version, table).items():
                 if is_telling(chain):
                     found[chain] += packets
         return found

@@ -12,8 +12,19 @@ from calico_k8s.felix.kernel import Native
 from calico_k8s.felix.local_socket import ask
 from calico_k8s.model.addresses import Version
 from calico_k8s.model.denial import Deciding, Denial, Denials
-from calico_k8s.model.keys import Key
-from calico_k8s.model.resources import Action, Origin, Rule, Value
+from calico_k8s.model.keys import HostEndpointKey, Key, PolicyKey, TierKey
+from calico_k8s.model.names import PolicyId, SelectorText, TierName
+from calico_k8s.model.resources import (
+    Action,
+    Direction,
+    HostEndpoint,
+    HostHook,
+    Origin,
+    Policy,
+    Rule,
+    Tier,
+    Value,
+)
 from tests.felix.nodes import (
     NODE_ADDRESS,
     PORT,
@@ -207,3 +218,35 @@ def extensions_folder() -> Path:
     """Where iptables' programs have their extensions."""
     found = sorted(Path("/usr/lib").glob("*/xtables/libxt_NFLOG.so"))
     return found[0].parent if found else Path("/usr/lib/xtables")
+
+
+@pytest.mark.parametrize("machine", [*Backend, Native.NFTABLES], indirect=True, ids=str)
+def test_a_flood_that_is_denied_before_any_connection_is_counted_whole_too(
+    machine: Machine, client: PodSite, server: PodSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calico_k8s.felix.agent.COUNT_AFTER_S", 0.5)
+    tier, name = TierName("default"), PolicyId("GlobalNetworkPolicy", "", "early")
+    rule = Rule(Action.DENY, Origin(name.kind, name=name.name, index=0), protocol=17)
+    early = Policy(
+        name,
+        tier,
+        SelectorText('role == "host"'),
+        (Direction.INGRESS,),
+        ingress=(rule,),
+        host_hook=HostHook.UNTRACKED,
+    )
+    host = HostEndpoint(client.id.node, "link", client.link, labels={"role": "host"})
+    machine.start(denials="on")
+    machine.settle(
+        stored(client, server, allow())
+        | {TierKey(tier): Tier(tier), PolicyKey(tier, name): early}
+        | {HostEndpointKey(host.node, host.name): host}
+    )
+    flood = 3000
+    with client.namespace, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(flood):
+            sender.sendto(b"x", (server.addresses[0], 53))
+    wanted = {("GlobalNetworkPolicy early, rule 1", flood, True)}
+    assert until(lambda: {(d.why, d.packets, d.sampled) for d in told(machine)} == wanted, 20), (
+        told(machine)
+    )

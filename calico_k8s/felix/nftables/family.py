@@ -25,6 +25,7 @@ from calico_k8s.felix.nftables.elements import (
 )
 from calico_k8s.felix.nftables.images import (
     COUNTED,
+    RAW_PREFIX,
     Image,
     Written,
     pack_comment,
@@ -176,7 +177,7 @@ class FamilyTable:
         """
         found = Counter[str]()
         for rule in self._socket.rules(self.version, TABLE):
-            name = rule.chain.removeprefix(_prefix("raw"))
+            name = rule.chain.removeprefix(RAW_PREFIX)
             if is_telling(name):
                 found[name] += counted_packets(rule)
         return found
@@ -334,8 +335,7 @@ class FamilyTable:
 
 
 def _prefix(table: TableName) -> str:
-    """What tells the raw table's chains from those of the same name in mangle."""
-    return f"{table}-" if table == "raw" else ""
+    return RAW_PREFIX if table == "raw" else ""
 
 
 def _chains(table: Table) -> Iterator[tuple[ChainName, Rules, HookPlace | None]]:

@@ -23,6 +23,8 @@ from calico_k8s.render.tables import ChainName, RuleText
 
 COMMENT_MAX: Final = 253  # NFT_USERDATA_MAXLEN, less type, length and the closing zero
 _HASHED: Final = "~"
+RAW_PREFIX: Final = "raw-"
+"""What tells the raw table's chains from those of the same name in mangle."""
 COUNTED: Final = "<counted>"
 """Before the comment of a rule that counts its packets."""
 _DROP: Final = text.rule(text.DROP)
@@ -55,7 +57,7 @@ def write_chain(
     """How a chain is written.  Cost: 1 us a rule."""
     leaves: dict[int, ChainName] = {}
     mask: int | None = None
-    is_counting = is_telling(name)
+    is_counting = is_telling(name.removeprefix(RAW_PREFIX))
     lines: list[tuple[str, RuleText | int]] = []
     for rule in rules:
         leaf = split_leaf(rule) if name in _MAPPED else None
