@@ -160,7 +160,7 @@ class Ways:
         if said is not None:
             return [(node, said)]
         own = self._own[node]
-        if end in own:
+        if end in own and end not in self._snapshot.owner_by_address:
             return [(node, own[end])]
         if other is not None and node in self._snapshot.nodes:
             addresses = self._snapshot.nodes[node].addresses

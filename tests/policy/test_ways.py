@@ -89,6 +89,7 @@ CASES = [
     ("the node to its pod", EVERY, NODE1, A, [f"n1:->{POD_LINK}"]),
     ("the node to itself", EVERY, NODE1, NODE1, [""]),
     ("a pod to itself", EVERY, A, A, [""]),
+    ("a pod whose address is expected at an interface", both(host("h", "eth1", A), ETH0), B, A, [f"n1:eth0>{POD_LINK}"]),
     ("a node without one", ETH0, OUTSIDE, B, [""]),
     ("outside alone", ETH0, OUTSIDE, Address("198.51.100.8"), [""]),
 ]  # fmt: skip
