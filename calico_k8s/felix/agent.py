@@ -281,10 +281,8 @@ class Agent:
             self._configure()
         found = self._attachments.found
         self._report.note_calculated()
-        start_s = time.perf_counter()
-        applied = self._enforcer.carry_out(
-            self._attachments.by_address, now_s, found.node_addresses
-        )
+        places, start_s = self._attachments.by_address, time.perf_counter()
+        applied = self._enforcer.carry_out(places, now_s, found.node_addresses)
         duration_s = time.perf_counter() - start_s
         self._retry_s = RETRY_FIRST_S
         is_found = (found.missing, found.unsettled) != (before.missing, before.unsettled)
@@ -299,12 +297,8 @@ class Agent:
         self._enforcer.configure(self._render_config(self._attachments.found.pod_nets))
 
     def _render_config(self, pod_nets: tuple[Net, ...] = ()) -> RenderConfig:
-        found = self._settings.render_config(
-            pod_nets,
-            has_own_table=self._kernel.has_own_table,
-            learns_names=bool(self._graph.domains),
-        )
-        return msgspec.structs.replace(found, tells=found.tells and self.denials.is_possible)
+        found = self._settings.render_config(pod_nets, learns_names=bool(self._graph.domains))
+        return self._kernel.fitted(found, can_tell=self.denials.is_possible)
 
     def _note_changes(self, applied: Applied, now_s: float) -> None:
         needs_judging = self._cutting.holds_cut or not applied.only_opens

@@ -116,12 +116,8 @@ class DriftFinder:
             state = kernel.interfaces.read()
             found = _find(state, wanted_places(graph, config), kernel.bridges)
             left = kernel.left(layout)
-            render = settings.render_config(
-                found.pod_nets,
-                has_own_table=kernel.has_own_table,
-                learns_names=bool(graph.domains),
-            )
-            desired = Desired(render, kernel.versions, left, now_s=0.0)
+            render = settings.render_config(found.pod_nets, learns_names=bool(graph.domains))
+            desired = Desired(kernel.fitted(render), kernel.versions, left, now_s=0.0)
             plan = desired.take(graph.state(), attachments_of(found), 0.0, found.node_addresses)
             kernel.applier.take_over(plan)
             kernel.bridges.set_desired(found)

@@ -18,10 +18,11 @@ from calico_k8s.felix.recover import Recovered, merge_numbers
 from calico_k8s.model.addresses import Version
 from calico_k8s.model.resources import Direction
 from calico_k8s.render.assembly import render_tables
+from calico_k8s.render.dispatch import leaf_depth, tree_height
 from calico_k8s.render.groups import RenderedGroup, render_group
 from calico_k8s.render.hosts import NO_HOSTS, HostTables
 from calico_k8s.render.marks import MarkLayout, Number, NumberAllocator
-from calico_k8s.render.names import stage_chain
+from calico_k8s.render.names import is_stage, stage_chain
 from calico_k8s.render.notes import Note
 from calico_k8s.render.rules import NetsIpset
 from calico_k8s.render.settings import RenderConfig
@@ -71,6 +72,11 @@ class _Standing(NamedTuple):
     number: int
     rendered: ByVersion
 
+    @property
+    def stages(self) -> int:
+        """How many chains a packet may pass, one after the other."""
+        return max(sum(map(is_stage, each.chains)) for each in self.rendered.values())
+
 
 class GroupBook:
     """All groups of both directions; ``recovered`` is what an earlier run left in the kernel."""
@@ -98,6 +104,8 @@ class GroupBook:
         leaves them as they are."""
         self._homeless: dict[GroupId, str] = {}
         """Groups without a number, and why."""
+        self._too_deep: dict[ChainName, str] = {}
+        """By their first chain, those that the tables of last have no leaf for, and why."""
         numbers = merge_numbers(recovered.values())
         self._allocators = {d: NumberAllocator(layout, numbers[d]) for d in Direction}
         for direction in Direction:
@@ -122,7 +130,8 @@ class GroupBook:
     @property
     def problems(self) -> tuple[str, ...]:
         """What cannot be as it should: one sentence each."""
-        return tuple(sorted(set(self._homeless.values())))
+        deep = {why for chain, why in self._too_deep.items() if chain not in self._retired}
+        return tuple(sorted(deep.union(self._homeless.values())))
 
     def asking(self, ipsets: frozenset[IpsetId]) -> set[GroupId]:
         """The live groups that ask one of these sets.  Cost: O(rules)."""
@@ -199,16 +208,41 @@ class GroupBook:
     ) -> tuple[Table, ...]:
         """Every table, with retired groups beside the live, and what host endpoints ask."""
         tables: list[Table] = []
+        self._too_deep = self._find_too_deep(config)
         for version in self._versions:
             leaves: dict[Direction, dict[ChainName, int]] = {d: {} for d in Direction}
             # An earlier run may have ended before it wrote the chain in every family.
-            present = {c: each for c, each in self._in_order() if version in each.rendered}
+            present = {
+                chain: each
+                for chain, each in self._in_order()
+                if version in each.rendered and chain not in self._too_deep
+            }
             for chain, each in present.items():
                 leaves[each.direction][chain] = each.number
             groups = (each.rendered[version] for each in present.values())
             asked_by_hosts = hosts.get(version, NO_HOSTS)
             tables += render_tables(config, version, groups, leaves, asked_by_hosts)
         return tuple(tables)
+
+    def _find_too_deep(self, config: RenderConfig) -> dict[ChainName, str]:
+        """Why groups have no leaf: it stands so deep that the kernel would not follow their last stage.
+
+        The number that their endpoints have leads nowhere then, which denies.
+        """
+        if config.stages_max is None or config.has_own_table:
+            return {}
+        found: dict[ChainName, str] = {}
+        for direction in Direction:
+            standing = {c: s for c, s in self._standing.items() if s.direction is direction}
+            numbers = [each.number for each in standing.values()]
+            surely = config.stages_max - tree_height(numbers)
+            for chain, each in standing.items():
+                if each.stages <= surely:
+                    continue
+                followed = config.stages_max - leaf_depth(each.number, numbers)
+                if each.stages > followed:
+                    found[chain] = _too_many(each.stages, followed)
+        return found
 
     def _stand(self, live: LiveGroup) -> None:
         if live.has_chains:
@@ -222,11 +256,7 @@ class GroupBook:
         chain = stage_chain(group.id, group.direction)
         self._retired.pop(chain, None)
         if self._stages_max is not None and len(group.stages) > self._stages_max:
-            self._homeless[group.id] = (
-                f"an endpoint is in {len(group.stages)} tiers and profiles, and nftables follows"
-                f" {self._stages_max}: it takes no new flow; name it in fewer tiers, or give"
-                " --iptables-backend legacy"
-            )
+            self._homeless[group.id] = _too_many(len(group.stages), self._stages_max)
             self._allocators[group.direction].release(chain, now_s)
             return Number.HELD
         try:
@@ -253,3 +283,10 @@ class GroupBook:
             chain = stage_chain(live.group.id, live.group.direction)
             self._retired[chain] = now_s
             self.edition += live.shares_chains
+
+
+def _too_many(stages: int, followed: int) -> str:
+    return (
+        f"an endpoint is in {stages} tiers and profiles, and nftables follows {followed} on this"
+        " node: it takes no new flow; name it in fewer tiers, or give --iptables-backend legacy"
+    )

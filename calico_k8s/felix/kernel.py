@@ -13,6 +13,7 @@ from enum import StrEnum
 from itertools import product
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from calico_k8s.errors import KernelError
@@ -38,6 +39,7 @@ from calico_k8s.netlink.nftables import NftEvents
 from calico_k8s.render.marks import MarkLayout, Number, mark_layout
 from calico_k8s.render.names import is_telling
 from calico_k8s.render.notes import probing_rule
+from calico_k8s.render.settings import RenderConfig
 from calico_k8s.render.tables import WORKLOAD_LINK_GROUP, TableName
 
 IPV6_PROC = Path("/proc/net/if_inet6")
@@ -100,6 +102,15 @@ class Kernel:
     def has_own_table(self) -> bool:
         """Whether our chains are in no table of iptables."""
         return self._nftables is not None
+
+    def fitted(self, config: RenderConfig, *, can_tell: bool = True) -> RenderConfig:
+        """What chains show of the backend beside their settings, and of who hears what they tell."""
+        return msgspec.structs.replace(
+            config,
+            tells=config.tells and can_tell,
+            has_own_table=self.has_own_table,
+            is_over_nftables=self.backend is Backend.NFT,
+        )
 
     def close(self) -> None:
         """Release every socket; the kernel keeps its state."""

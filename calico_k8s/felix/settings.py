@@ -40,7 +40,6 @@ class Settings:
         self,
         pod_nets: tuple[Net, ...] = (),
         *,
-        has_own_table: bool = False,
         learns_names: bool = False,
     ) -> RenderConfig:
         """What chains show of them, with the pod nets that hold."""
@@ -56,6 +55,5 @@ class Settings:
             pod_nets=pod_nets,
             failsafe_inbound=config.failsafe_inbound_ports,
             failsafe_outbound=config.failsafe_outbound_ports,
-            has_own_table=has_own_table,
             learns_names=learns_names,
         )

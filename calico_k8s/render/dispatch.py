@@ -7,7 +7,7 @@ whole field, and what no leaf takes is dropped: a number without a group never p
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from calico_k8s.model.resources import Direction
@@ -57,7 +57,7 @@ def render_tree(
     if is_flat:
         rules = [tree.leaf(number) for number in sorted(by_number)]
     else:
-        level = _height(max(by_number, default=0))
+        level = tree_height(by_number)
         rules = tree.children(sorted(by_number), level) if by_number else []
     allowed = text.rule(text.mark_is(layout.mark(Number.ALLOW_ALL), layout.field), RETURN)
     return {ROOTS[direction]: (allowed, *rules, text.rule(DROP))} | tree.chains
@@ -83,9 +83,18 @@ def split_leaf(rule: str) -> MarkRule | None:
     return MarkRule(int(found[1], 16), int(found[2], 16), ChainName(found[3]))
 
 
-def _height(highest: int) -> int:
+def tree_height(numbers: Iterable[int]) -> int:
     """The level of the root: how many digits stand below its own."""
-    return max(0, (highest.bit_length() - 1) // DIGIT_BITS)
+    return max(0, (max(numbers, default=0).bit_length() - 1) // DIGIT_BITS)
+
+
+def leaf_depth(number: int, numbers: Collection[int]) -> int:
+    """How many chains stand between the root of a tree of these numbers and one's leaf."""
+    shifts = (level * DIGIT_BITS for level in range(tree_height(numbers), 0, -1))
+    return sum(
+        any(other != number and other >> shift == number >> shift for other in numbers)
+        for shift in shifts
+    )
 
 
 class _Tree:

@@ -61,6 +61,7 @@ _HOOK_LETTERS = {
 }
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
 _TELLING = re.compile(rf"{CHAIN_PREFIX}d[ei]-")
+_STAGE = re.compile(rf"{CHAIN_PREFIX}[ei]\d+-")
 _HASH_BYTES = 8
 
 
@@ -71,6 +72,11 @@ def stage_chain(
     letter = "" if hook is None else _HOOK_LETTERS[hook]
     prefix = f"{CHAIN_PREFIX}{letter}{_LETTERS[direction]}{stage}-"
     return ChainName(_fit(prefix, group, CHAIN_NAME_MAX))
+
+
+def is_stage(chain: str) -> bool:
+    """Whether a chain is a stage of a group of pods."""
+    return _STAGE.match(chain) is not None
 
 
 def tree_chain(direction: Direction, level: int, above: int) -> ChainName:

@@ -21,9 +21,10 @@ DEFAULT_MARK_MASK = 0xFF001F7F
 Tailscale (0xff0000) uses."""
 
 
-NATIVE_STAGES_MAX = 9
+STAGES_MAX = 9
 """nftables takes no chain that is 16 jumps or gotos away (NFT_JUMP_STACK_SIZE): the static chains
-before a group's first, and the one that denies after its last, leave so many."""
+before a group's first, and the one that denies after its last, leave so many.  Each level of a mark
+tree below its root takes one of them."""
 
 
 class RenderConfig(msgspec.Struct, frozen=True):
@@ -57,11 +58,13 @@ class RenderConfig(msgspec.Struct, frozen=True):
     has_own_table: bool = False
     """Whether the chains are a table of their own, nftables', which looks leaves of the mark trees
     up, and where an accept would end nothing for other programs' tables."""
+    is_over_nftables: bool = False
+    """Whether nftables has the chains of iptables."""
 
     @property
     def stages_max(self) -> int | None:
-        """How many stages a group may have; None: as many as there are."""
-        return NATIVE_STAGES_MAX if self.has_own_table else None
+        """How many stages a group may have in a flat tree; None: as many as there are."""
+        return STAGES_MAX if self.has_own_table or self.is_over_nftables else None
 
     @property
     def accepts(self) -> bool:

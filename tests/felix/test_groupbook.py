@@ -7,12 +7,14 @@ from calico_k8s.felix.groupbook import RETIRE_S, GroupBook
 from calico_k8s.felix.recover import recover
 from calico_k8s.model.addresses import Version
 from calico_k8s.model.resources import Direction
+from calico_k8s.render.dispatch import split_leaf
 from calico_k8s.render.marks import FIRST_GROUP, REUSE_AFTER_S, Number, mark_layout
 from calico_k8s.render.names import ROOTS
-from calico_k8s.render.settings import RenderConfig
+from calico_k8s.render.settings import STAGES_MAX, RenderConfig
 from calico_k8s.render.tables import ChainName
 from tests.render.kernels import restore_text
 from tests.render.states import INGRESS, TCP, allow, group, ports, profiles
+from tests.render.states import deep as deep_in_tiers
 
 BOTH: tuple[Version, ...] = (4, 6)
 CONFIG = RenderConfig()
@@ -110,6 +112,43 @@ def test_a_group_of_more_stages_than_the_kernel_follows_is_held_and_told_alone()
     assert groups.rehome(2.0) == set()
     assert groups.update(deep("a", 2), 3.0).number >= FIRST_GROUP
     assert groups.problems == ()
+
+
+OVER_NFTABLES = RenderConfig(is_over_nftables=True)
+
+
+def test_over_nftables_a_group_that_a_higher_tree_puts_out_of_reach_is_told_and_has_no_leaf() -> (
+    None
+):
+    groups = GroupBook(
+        mark_layout(CONFIG.mark_mask), BOTH, {}, 0.0, stages_max=OVER_NFTABLES.stages_max
+    )
+    groups.update(deep_in_tiers("a", INGRESS, STAGES_MAX), 0.0)
+    assert leaves(groups) == {"cali-i0-a"}
+    assert groups.problems == ()
+    others = [policy(f"other{n}") for n in range(12)]
+    for other in others:
+        groups.update(other, 1.0)
+    assert leaves(groups) == {f"cali-i0-{other.id}" for other in others}
+    told = " ".join(groups.problems)
+    assert f"in {STAGES_MAX} tiers and profiles" in told
+    for other in others:
+        groups.remove(other.id, 2.0)
+    assert groups.collect(2.0 + RETIRE_S)
+    assert leaves(groups) == {"cali-i0-a"}
+    assert groups.problems == ()
+    # iptables-legacy follows as far as it is led.
+    for other in others:
+        groups.update(other, 50.0)
+    assert len(leaves(groups, CONFIG)) == len(others) + 1
+    assert groups.problems == ()
+
+
+def leaves(groups: GroupBook, config: RenderConfig = OVER_NFTABLES) -> set[str]:
+    """What the ingress tree leads to."""
+    mangle = next(t for t in groups.tables(config) if (t.name, t.version) == ("mangle", 4))
+    found = [split_leaf(rule) for rules in mangle.chains.values() for rule in rules]
+    return {leaf.chain for leaf in found if leaf is not None and leaf.chain.startswith("cali-i0")}
 
 
 def test_a_group_without_room_that_goes_or_opens_is_told_no_more() -> None:

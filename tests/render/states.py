@@ -7,6 +7,8 @@ the file's header promises.
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from calico_k8s.calc.deltas import (
     Deltas,
     Group,
@@ -129,6 +131,14 @@ def endpoint(name: str, addresses: str, ingress: str, egress: str = "open-out") 
         GroupId(ingress),
         GroupId(egress),
     )
+
+
+def deep(name: str, direction: Direction, count: int) -> Group:
+    """A group each of whose stages has a rule, and passes what it does not allow on to the next."""
+    rules = (allow(protocol=TCP, dst_ports=ports(80)),)
+    middle = Stage(TierName("t"), rules, Action.PASS, Origin("Tier", name="t"))
+    last = msgspec.structs.replace(middle, end=Action.DENY)
+    return group(name, direction, *(middle,) * (count - 1), last)
 
 
 def rendered(state: State, version: Version) -> dict[GroupId, RenderedGroup]:

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.resources import Direction
-from calico_k8s.render.dispatch import Leaf, parse_leaf, render_tree
+from calico_k8s.render.dispatch import (
+    Leaf,
+    leaf_depth,
+    parse_leaf,
+    render_tree,
+    split_leaf,
+    tree_height,
+)
 from calico_k8s.render.marks import FIRST_GROUP, MarkLayout, Number, mark_layout
 from calico_k8s.render.names import ROOTS
 from calico_k8s.render.settings import DEFAULT_MARK_MASK
@@ -45,6 +52,23 @@ def test_a_number_reaches_its_chain_and_no_other(numbers: set[int], stranger: in
         assert reached(held, number, DEFAULT) == chain(number)
     if stranger not in numbers and stranger != Number.ALLOW_ALL:
         assert reached(held, stranger, DEFAULT) is None
+
+
+@given(st.sets(st.integers(FIRST_GROUP, 2**15 - 1), min_size=1, max_size=40))
+def test_a_leaf_is_as_deep_as_is_said_and_no_deeper_than_the_tree_is_high(
+    numbers: set[int],
+) -> None:
+    tree = render_tree(EGRESS, {chain(number): number for number in numbers}, DEFAULT)
+    found: dict[str, int] = {}
+    chains = [(ROOTS[EGRESS], 0)]
+    for name, depth in chains:
+        for jumped in (split_leaf(rule) for rule in tree[name]):
+            if jumped is not None and jumped.chain in tree:
+                chains.append((jumped.chain, depth + 1))
+            elif jumped is not None:
+                found[jumped.chain] = depth
+    assert found == {chain(number): leaf_depth(number, numbers) for number in numbers}
+    assert max(found.values()) <= tree_height(numbers)
 
 
 @given(st.sets(st.integers(FIRST_GROUP, 127)), st.integers(0, 0xFFFFFFFF))

@@ -3,23 +3,19 @@
 from collections.abc import Iterator
 from contextlib import closing
 
-import msgspec
 import pytest
 
-from calico_k8s.calc.deltas import Group, Stage
 from calico_k8s.errors import KernelError
 from calico_k8s.felix.apply import Applier
 from calico_k8s.felix.desired import Order, Plan
 from calico_k8s.felix.ipsets import IpsetDriver
 from calico_k8s.felix.nftables.driver import Nftables
 from calico_k8s.model.addresses import Version
-from calico_k8s.model.names import TierName
-from calico_k8s.model.resources import Action, Origin
-from calico_k8s.render.settings import NATIVE_STAGES_MAX
+from calico_k8s.render.settings import STAGES_MAX
 from calico_k8s.render.tables import IpsetName, KernelIpset, KernelMember, Table
 from tests.namespaces import Namespace, run
 from tests.render.kernels import VERSIONS, write_native
-from tests.render.states import INGRESS, OPEN_OUT, TCP, State, allow, group, ports
+from tests.render.states import INGRESS, OPEN_OUT, State, deep
 
 pytestmark = pytest.mark.kernel
 
@@ -33,25 +29,16 @@ def nftables(namespace: Namespace) -> Iterator[Nftables]:
         yield kernel
 
 
-def deep(count: int) -> Group:
-    """Each stage has a rule, and passes what it does not allow on to the next."""
-    rules = (allow(protocol=TCP, dst_ports=ports(80)),)
-    middle = Stage(TierName("t"), rules, Action.PASS, Origin("Tier", name="t"))
-    last = msgspec.structs.replace(middle, end=Action.DENY)
-    stages = (*(middle,) * (count - 1), last)
-    return group("deep", INGRESS, *stages)
-
-
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_kernel_follows_as_many_stages_as_are_let_through(
     namespace: Namespace, version: Version
 ) -> None:
-    write_native(State("", (OPEN_OUT, deep(NATIVE_STAGES_MAX)), {}, {}), version)
+    write_native(State("", (OPEN_OUT, deep("a", INGRESS, STAGES_MAX)), {}, {}), version)
 
 
 def test_more_stages_are_refused_and_nothing_is_written(namespace: Namespace) -> None:
     with pytest.raises(KernelError, match="Too many links"):
-        write_native(State("", (OPEN_OUT, deep(NATIVE_STAGES_MAX + 1)), {}, {}), 6)
+        write_native(State("", (OPEN_OUT, deep("a", INGRESS, STAGES_MAX + 1)), {}, {}), 6)
     assert run("nft", "list", "ruleset") == ""
 
 
