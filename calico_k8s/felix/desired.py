@@ -161,7 +161,15 @@ class Desired:
     @property
     def problems(self) -> tuple[str, ...]:
         """What cannot be as it should: one sentence each."""
-        return self._groups.problems
+        closed = self._groups.closed
+        return tuple(sorted(f"{self._named(group)}: {why}" for group, why in closed.items()))
+
+    def _named(self, group: GroupId) -> str:
+        """One of a group's endpoints, and how many others there are."""
+        members = self._members_of.get(group, ())
+        names = sorted(f"{member.namespace}/{member.name}" for member in members)
+        others = f" and {len(names) - 1} others" if names[1:] else ""
+        return f"pod {names[0]}{others}" if names else "no pod"
 
     def note(self, prefix: str) -> Note | None:
         """What a prefix tells; None where nothing that is in the kernel tells it."""

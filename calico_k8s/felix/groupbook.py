@@ -128,10 +128,13 @@ class GroupBook:
         return name in self._live
 
     @property
-    def problems(self) -> tuple[str, ...]:
-        """What cannot be as it should: one sentence each."""
-        deep = {why for chain, why in self._too_deep.items() if chain not in self._retired}
-        return tuple(sorted(deep.union(self._homeless.values())))
+    def closed(self) -> Mapping[GroupId, str]:
+        """The groups whose endpoints take no new flow, and why."""
+        if not self._too_deep:
+            return self._homeless
+        entries = {n: stage_chain(n, each.group.direction) for n, each in self._live.items()}
+        deep = {n: self._too_deep[c] for n, c in entries.items() if c in self._too_deep}
+        return deep | self._homeless
 
     def asking(self, ipsets: frozenset[IpsetId]) -> set[GroupId]:
         """The live groups that ask one of these sets.  Cost: O(rules)."""
@@ -287,6 +290,6 @@ class GroupBook:
 
 def _too_many(stages: int, followed: int) -> str:
     return (
-        f"an endpoint is in {stages} tiers and profiles, and nftables follows {followed} on this"
-        " node: it takes no new flow; name it in fewer tiers, or give --iptables-backend legacy"
+        f"in {stages} tiers and profiles, of which nftables follows {followed} on this node, it"
+        " takes no new flow: name it in fewer tiers, or give --iptables-backend legacy"
     )

@@ -57,6 +57,7 @@ from tests.namespaces import Namespace, ip, new_namespace, run
 NODE = NodeName("n1")
 NODE_ADDRESS = Address("192.168.0.1")
 PATIENCE_S = 30.0
+NO_LABELS: Mapping[str, str] = {}
 PORT = 80
 QUICK = {"place-check-interval-s": "0.2", "status-interval-s": "0.2", "resync-interval-s": "5"}
 
@@ -99,10 +100,16 @@ class PodSite:
         ip(f"neigh replace {v4} lladdr {lladdr} dev {self.link}")
         ip(f"-6 neigh replace {v6} lladdr {lladdr} dev {self.link}")
 
-    def stored(self, *profiles: str, created: float = 0.0) -> dict[Key, Value | None]:
+    def stored(
+        self, *profiles: str, created: float = 0.0, labels: Mapping[str, str] = NO_LABELS
+    ) -> dict[Key, Value | None]:
         """The pod as the controller would store it."""
         endpoint = WorkloadEndpoint(
-            self.id, self.addresses, profiles=tuple(map(ProfileId, profiles)), created=created
+            self.id,
+            self.addresses,
+            labels=dict(labels),
+            profiles=tuple(map(ProfileId, profiles)),
+            created=created,
         )
         return {EndpointKey(self.id): endpoint}
 

@@ -87,14 +87,14 @@ def test_without_room_a_group_is_held_and_told_until_there_is() -> None:
     for name in "abcd":
         groups.update(policy(name), 0.0)
     assert groups.update(policy("e"), 0.0).number == Number.HELD
-    assert ["mark-mask" in problem for problem in groups.problems] == [True]
+    assert ["mark-mask" in problem for problem in groups.closed.values()] == [True]
     assert groups.rehome(1.0) == set()
     groups.remove(policy("a").id, 1.0)
     assert groups.collect(1.0 + RETIRE_S)
     assert groups.rehome(1.0 + RETIRE_S) == set(), "the number rests"
     later_s = 1.0 + RETIRE_S + REUSE_AFTER_S
     assert groups.rehome(later_s) == {"e"}
-    assert not groups.problems
+    assert not groups.closed
     assert groups[policy("e").id].number == FIRST_GROUP
 
 
@@ -107,11 +107,11 @@ def test_a_group_of_more_stages_than_the_kernel_follows_is_held_and_told_alone()
     groups = GroupBook(mark_layout(CONFIG.mark_mask), BOTH, {}, 0.0, stages_max=2)
     assert groups.update(deep("a", 2), 0.0).number == FIRST_GROUP
     assert groups.update(deep("a", 3), 1.0).number == Number.HELD
-    assert ["3 tiers and profiles" in problem for problem in groups.problems] == [True]
+    assert ["3 tiers and profiles" in problem for problem in groups.closed.values()] == [True]
     assert groups.update(policy("b"), 1.0).number == FIRST_GROUP + 1
     assert groups.rehome(2.0) == set()
     assert groups.update(deep("a", 2), 3.0).number >= FIRST_GROUP
-    assert groups.problems == ()
+    assert not groups.closed
 
 
 OVER_NFTABLES = RenderConfig(is_over_nftables=True)
@@ -125,23 +125,23 @@ def test_over_nftables_a_group_that_a_higher_tree_puts_out_of_reach_is_told_and_
     )
     groups.update(deep_in_tiers("a", INGRESS, STAGES_MAX), 0.0)
     assert leaves(groups) == {"cali-i0-a"}
-    assert groups.problems == ()
+    assert not groups.closed
     others = [policy(f"other{n}") for n in range(12)]
     for other in others:
         groups.update(other, 1.0)
     assert leaves(groups) == {f"cali-i0-{other.id}" for other in others}
-    told = " ".join(groups.problems)
+    told = " ".join(groups.closed.values())
     assert f"in {STAGES_MAX} tiers and profiles" in told
     for other in others:
         groups.remove(other.id, 2.0)
     assert groups.collect(2.0 + RETIRE_S)
     assert leaves(groups) == {"cali-i0-a"}
-    assert groups.problems == ()
+    assert not groups.closed
     # iptables-legacy follows as far as it is led.
     for other in others:
         groups.update(other, 50.0)
     assert len(leaves(groups, CONFIG)) == len(others) + 1
-    assert groups.problems == ()
+    assert not groups.closed
 
 
 def leaves(groups: GroupBook, config: RenderConfig = OVER_NFTABLES) -> set[str]:
@@ -157,7 +157,7 @@ def test_a_group_without_room_that_goes_or_opens_is_told_no_more() -> None:
         groups.update(policy(name), 0.0)
     groups.remove(policy("e").id, 1.0)
     groups.update(open_to_all("f"), 1.0)
-    assert groups.problems == ()
+    assert not groups.closed
 
 
 def left_by(groups: GroupBook, *versions: Version) -> GroupBook:
