@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from calico_k8s.model.addresses import Address, Version, address_version
 from calico_k8s.model.resources import ICMP, ICMPV6, IcmpMatch
-from calico_k8s.netlink.conntrack import IPS_DYING, ConntrackEntry, ConntrackSocket
+from calico_k8s.netlink.conntrack import IPS_DYING, ConntrackEntry, ConntrackSocket, text_tuple
 from calico_k8s.policy.match import Flow
 
 VERSIONS: Final[tuple[Version, ...]] = (4, 6)
@@ -31,6 +31,8 @@ FLOW_TEXT: Final = Path("/proc/thread-self/net/nf_conntrack")
 0.2 ms where a dump takes 9; not every kernel is built with it."""
 GLANCE_FLOWS_MAX: Final = 500
 """The text of so many takes 1 ms; older kernels walk from the table's start for each page of it."""
+FEW_FLOWS: Final = 50
+"""So many are looked up one by one, in 1 ms."""
 _SOURCE: Final = re.compile(rb" src=(\S+)")
 
 
@@ -79,6 +81,31 @@ class FlowCutter:
                 found = (entry for address in asked for entry in self._socket.dump_address(address))
                 flows += {entry.key: entry for entry in found}.values()
         return flows
+
+    def few_flows_of(self, addresses: Collection[Address]) -> list[ConntrackEntry] | None:
+        """The same; None where there are so many flows that they are better read beside the loop.
+
+        A flow may be passed over when another is forgotten in that very moment: look again.
+        Cost: 0.2 ms at 262,144 buckets, 2 us a flow of anybody, 15 us a flow of theirs.
+        """
+        count = flow_count()
+        if not count:
+            return []
+        if count > GLANCE_FLOWS_MAX:
+            return None
+        try:
+            text = _read(FLOW_TEXT)
+        except OSError:
+            return None
+        asked = frozenset(map(_spelled, addresses))
+        if asked.isdisjoint(_SOURCE.findall(text)):
+            return []
+        lines = [line for line in text.splitlines() if not asked.isdisjoint(_SOURCE.findall(line))]
+        found = [text_tuple(line) for line in lines[: FEW_FLOWS + 1]]
+        tuples = [each for each in found if each is not None]
+        if len(tuples) < len(found) or len(found) > FEW_FLOWS:
+            return None
+        return self._socket.find(tuples)
 
     def all_flows(self) -> list[ConntrackEntry]:
         """Every flow of both families.  Cost: 10 us a flow, and two walks through the table."""
@@ -130,25 +157,6 @@ def _read(path: Path) -> bytes:
     """A file of the kernel's, without what buffers and decodes: a third of the time."""
     with path.open("rb", buffering=0) as file:
         return file.read()
-
-
-def with_flows(addresses: Collection[Address]) -> frozenset[Address]:
-    """Those of the addresses that flows were opened by or to; all where a reading tells as cheaply.
-
-    A flow that another is forgotten before, in that very moment, may be passed over: look again.
-    Cost: 0.2 ms at 262,144 buckets, 2 us a flow.
-    """
-    count = flow_count()
-    if not count:
-        return frozenset()
-    if count > GLANCE_FLOWS_MAX:
-        return frozenset(addresses)
-    try:
-        text = _read(FLOW_TEXT)
-    except OSError:
-        return frozenset(addresses)
-    sources = frozenset(_SOURCE.findall(text))
-    return frozenset(address for address in addresses if _spelled(address) in sources)
 
 
 def _spelled(address: Address) -> bytes:

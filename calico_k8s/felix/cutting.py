@@ -7,8 +7,9 @@ share one fate.
 
 ::
 
-    touch ─► wanted ─ has it flows? ─► reader's thread ─► waiting ─ work, a portion ─► marks
-                                          ▲ one reading at a time  (judged as of the moment of work)
+             ┌── few, or none: at once ────────────┐
+    touch ─► wanted ─ many ─► reader's thread ─► waiting ─ work, a portion ─► marks
+                                ▲ one reading at a time  (judged as of the moment of work)
 """
 
 from collections import deque
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Iterator
 
 from calico_k8s.calc.graph import Graph
 from calico_k8s.calc.judge import judge_local
-from calico_k8s.felix.conntrack import CutResult, FlowCutter, with_flows
+from calico_k8s.felix.conntrack import CutResult, FlowCutter
 from calico_k8s.felix.flows import FlowReader, Wish
 from calico_k8s.model.addresses import Address
 from calico_k8s.netlink.conntrack import ConntrackEntry
@@ -132,7 +133,10 @@ class Cutting:
         if self._reader.is_busy:
             return
         if not self._is_whole and self._addresses:
-            self._addresses.intersection_update(with_flows(self._addresses))
+            few = self._cutter.few_flows_of(self._addresses)
+            if few is not None:
+                self._addresses.clear()
+                self._waiting.extend(families(few))
         if self._is_whole or self._addresses:
             self._reader.ask(Wish(frozenset(self._addresses), self._is_whole))
             self._is_whole = False

@@ -18,6 +18,7 @@ from calico_k8s.netlink.socket import NETLINK_NETFILTER, NetlinkSocket, netlink_
 from calico_k8s.netlink.wire import (
     BE16,
     BE32,
+    NLA_F_NESTED,
     NLA_F_NET_BYTEORDER,
     Request,
     attribute,
@@ -32,8 +33,8 @@ CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_MARK, CTA_ID = 1, 2, 3, 8, 12
 CTA_TUPLE_MASTER, CTA_ZONE, CTA_MARK_MASK, CTA_FILTER = 14, 18, 21, 25
 CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
 CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT = 1, 2, 3
-CTA_PROTO_ICMP_TYPE, CTA_PROTO_ICMP_CODE = 5, 6
-CTA_PROTO_ICMPV6_TYPE, CTA_PROTO_ICMPV6_CODE = 8, 9
+CTA_PROTO_ICMP_ID, CTA_PROTO_ICMP_TYPE, CTA_PROTO_ICMP_CODE = 4, 5, 6
+CTA_PROTO_ICMPV6_ID, CTA_PROTO_ICMPV6_TYPE, CTA_PROTO_ICMPV6_CODE = 7, 8, 9
 CTA_FILTER_ORIG_FLAGS, CTA_FILTER_REPLY_FLAGS = 1, 2
 CTA_FILTER_F_IP_SRC = 1 << 0
 
@@ -46,6 +47,30 @@ _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _PORTS_TUPLE_4 = struct.Struct(">8x4s4x4s8xB7xH6xH2x")
 _PORTS_TUPLE_6 = struct.Struct(">8x16s4x16s8xB7xH6xH2x")
 """A tuple of a protocol with ports, in the one order the kernel writes: a quarter of the time."""
+
+
+_TEXT_FAMILIES: Final[dict[bytes, Version]] = {b"ipv4": 4, b"ipv6": 6}
+_IP_KINDS: Final = {4: (1, 2), 6: (3, 4)}  # CTA_IP_V4_SRC, _DST, CTA_IP_V6_SRC, _DST
+_PORT_TEXTS: Final = (
+    (b"sport", CTA_PROTO_SRC_PORT, 2),
+    (b"dport", CTA_PROTO_DST_PORT, 2),
+    (b"srckey", CTA_PROTO_SRC_PORT, 2),
+    (b"dstkey", CTA_PROTO_DST_PORT, 2),
+)
+_TEXT_PARTS: Final = {
+    4: (
+        *_PORT_TEXTS,
+        (b"id", CTA_PROTO_ICMP_ID, 2),
+        (b"type", CTA_PROTO_ICMP_TYPE, 1),
+        (b"code", CTA_PROTO_ICMP_CODE, 1),
+    ),
+    6: (
+        *_PORT_TEXTS,
+        (b"id", CTA_PROTO_ICMPV6_ID, 2),
+        (b"type", CTA_PROTO_ICMPV6_TYPE, 1),
+        (b"code", CTA_PROTO_ICMPV6_CODE, 1),
+    ),
+}
 
 
 class ConntrackTuple(NamedTuple):
@@ -120,6 +145,21 @@ class ConntrackSocket:
                     entries[entry.key] = entry
         return list(entries.values())
 
+    def find(self, tuples: Sequence[tuple[Version, bytes]]) -> list[ConntrackEntry]:
+        """The flows with these original tuples that still exist; see :func:`text_tuple`.
+
+        Cost: 15 us each, however large the kernel's table is.
+        """
+        entries: list[ConntrackEntry] = []
+        for version, packed in tuples:
+            request = _request(CT_GET, version, attribute(CTA_TUPLE_ORIG | NLA_F_NESTED, packed))
+            (code,), answers = self._socket.exchange([request])
+            if code not in (0, errno.ENOENT):
+                raise netlink_error("conntrack get", code)
+            found = (_unpack_entry(memoryview(answer), version) for answer in answers)
+            entries += (entry for entry in found if entry is not None)
+        return entries
+
     def set_mark(self, entries: Sequence[ConntrackEntry], mark: int, mask: int) -> int:
         """Give the bits of ``mask`` the value in ``mark``; how many entries still existed.
 
@@ -154,6 +194,37 @@ class ConntrackSocket:
         messages = self._socket.dump(_request(CT_GET, version, body), "conntrack dump")
         found = (_unpack_entry(message.body, version) for message in messages)
         return [entry for entry in found if entry is not None]
+
+
+def text_tuple(line: bytes) -> tuple[Version, bytes] | None:
+    """The original tuple of a line of ``/proc/net/nf_conntrack``; None for one not understood.
+
+    Source: ``net/netfilter/nf_conntrack_standalone.c``: family, its number, protocol, its number,
+    then timeout, state, and ``name=value``, of the original direction first.
+    """
+    words = line.split()
+    version = _TEXT_FAMILIES.get(words[0]) if len(words) > 4 else None
+    if version is None or not words[3].isdigit():
+        return None
+    values: dict[bytes, bytes] = {}
+    for name, equals, value in (word.partition(b"=") for word in words[4:]):
+        if name in values:
+            break  # the reply begins, with src again
+        if equals:
+            values[name] = value
+    if not {b"src", b"dst"} <= values.keys():
+        return None
+    family, (source_kind, target_kind) = _FAMILIES[version], _IP_KINDS[version]
+    addresses = nested(
+        CTA_TUPLE_IP,
+        attribute(source_kind, socket.inet_pton(family, values[b"src"].decode())),
+        attribute(target_kind, socket.inet_pton(family, values[b"dst"].decode())),
+    )
+    parts = [attribute(CTA_PROTO_NUM, bytes((int(words[3]),)))]
+    for name, kind, size in _TEXT_PARTS[version]:
+        if name in values:
+            parts.append(attribute(kind, int(values[name], 0).to_bytes(size, "big")))
+    return version, addresses + nested(CTA_TUPLE_PROTO, *parts)
 
 
 def _request(command: int, version: Version, body: bytes) -> Request:

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from calico_k8s.felix import conntrack
-from calico_k8s.felix.conntrack import FlowCutter, choose, judged_flow, with_flows
+from calico_k8s.felix.conntrack import FlowCutter, choose, judged_flow
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.resources import IcmpMatch
 from calico_k8s.netlink.conntrack import IPS_DYING, ConntrackEntry, ConntrackTuple
 from calico_k8s.policy.match import Flow
 from tests.namespaces import Namespace, ip, new_namespace, run
+from tests.needs import require_kernel
 
 BIT = 0x40000
 
@@ -133,32 +134,46 @@ def test_many_addresses_are_found_by_one_dump_as_few_are_by_filters(router: Rout
 
 
 @pytest.mark.kernel
-def test_a_glance_tells_whose_flows_there_are(namespace: Namespace) -> None:
+def test_few_flows_are_found_at_once_as_by_a_dump(namespace: Namespace) -> None:
     ip("link set lo up")
     ip("addr add fd00::12:1 dev lo nodad")
     run("iptables-nft", *TRACKING)
     run("ip6tables-nft", *TRACKING)
-    others = {Address("127.0.0.3"), Address("27.0.0.1"), Address("fd00::12:2")}
-    assert with_flows([Address("127.0.0.1"), *others]) == frozenset()
-    for family, target in ((socket.AF_INET, "127.0.0.2"), (socket.AF_INET6, "fd00::12:1")):
-        with socket.socket(family, socket.SOCK_DGRAM) as sender:
-            sender.sendto(b"x", (target, 9))
-    talkers = {Address("127.0.0.1"), Address("127.0.0.2"), Address("fd00::12:1")}
-    assert with_flows(talkers | others) == talkers
+    require_kernel("/proc/net/nf_conntrack", found=conntrack.FLOW_TEXT.exists())
+    with contextlib.closing(FlowCutter(BIT)) as cutter:
+        assert cutter.few_flows_of([Address("127.0.0.1")]) == []
+        for target in ("127.0.0.2", "fd00::12:1"):
+            family = socket.AF_INET6 if ":" in target else socket.AF_INET
+            with socket.socket(family, socket.SOCK_DGRAM) as sender:
+                sender.sendto(b"x", (target, 9))
+            run("ping", "-qc1", target)
+            with socket.socket(family, socket.SOCK_RAW, 253) as sender:
+                sender.sendto(b"x", (target, 0))
+        for address in map(Address, ("127.0.0.1", "127.0.0.2", "fd00::12:1")):
+            few = cutter.few_flows_of([address])
+            assert few is not None
+            assert sorted(few) == sorted(cutter.flows_of([address]))
+            assert len(few) == 3
+        others = [Address("127.0.0.3"), Address("27.0.0.1"), Address("fd00::12:2")]
+        assert cutter.few_flows_of(others) == []
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("limits", [("FLOW_TEXT", Path("/absent")), ("GLANCE_FLOWS_MAX", 0)])
-def test_where_no_glance_tells_everybody_may_have_flows(
+@pytest.mark.parametrize(
+    "limits", [("FLOW_TEXT", Path("/absent")), ("GLANCE_FLOWS_MAX", 0), ("FEW_FLOWS", 1)]
+)
+def test_where_flows_are_not_told_at_once_they_are_read_beside_the_loop(
     namespace: Namespace, monkeypatch: pytest.MonkeyPatch, limits: tuple[str, object]
 ) -> None:
     monkeypatch.setattr(conntrack, *limits)
-    assert with_flows([SERVER]) == frozenset()
     ip("link set lo up")
     run("iptables-nft", *TRACKING)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.sendto(b"x", ("127.0.0.2", 9))
-    assert with_flows([SERVER]) == {SERVER}
+    with contextlib.closing(FlowCutter(BIT)) as cutter:
+        assert cutter.few_flows_of([Address("127.0.0.1")]) == []
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for target in ("127.0.0.2", "127.0.0.3"):
+                sender.sendto(b"x", (target, 9))
+        assert cutter.few_flows_of([Address("127.0.0.1")]) is None
 
 
 def entry(original: ConntrackTuple, reply: ConntrackTuple) -> ConntrackEntry:

@@ -1,6 +1,7 @@
 """Conntrack over netlink against the ``conntrack`` program and real packets."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -9,9 +10,10 @@ from calico_k8s.netlink.conntrack import (
     IPS_SEEN_REPLY,
     ConntrackSocket,
     ConntrackTuple,
+    text_tuple,
 )
 from tests.namespaces import Namespace, ip, run
-from tests.needs import require_program
+from tests.needs import require_kernel, require_program
 
 pytestmark = pytest.mark.kernel
 
@@ -138,3 +140,30 @@ def test_icmp_has_its_type_and_code_for_a_port(
     run("ping", f"-{version}", "-c1", "-W1", loopback)
     found = [entry for entry in socket.dump(4 if version == 4 else 6) if entry.original.dport]
     assert {entry.original.dport >> 8 for entry in found} == {kind}
+
+
+def test_flows_are_found_by_the_kernels_text_of_them(socket: ConntrackSocket) -> None:
+    text = Path("/proc/thread-self/net/nf_conntrack")
+    require_kernel("/proc/net/nf_conntrack", found=text.exists())
+    seed("10.0.0.1", "10.0.0.2", 1000, "--mark 5")
+    seed("fd00::1", "fd00::2", 1001)
+    tuples = [text_tuple(line) for line in text.read_bytes().splitlines()]
+    found = socket.find([each for each in tuples if each is not None])
+    assert sorted(found) == sorted(socket.dump(4) + socket.dump(6))
+    assert len(found) == 2
+    for entry in found:
+        socket.delete([entry])
+    assert socket.find([each for each in tuples if each is not None]) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"arp      2 tcp      6 431999 ESTABLISHED src=10.0.0.1 dst=10.0.0.2",
+        b"ipv4     2 tcp      6 431999 ESTABLISHED",
+        b"ipv4     2 tcp      six 431999 ESTABLISHED src=10.0.0.1 dst=10.0.0.2",
+    ],
+)
+def test_a_line_that_is_not_understood_is_no_flow(line: bytes) -> None:
+    assert text_tuple(line) is None
