@@ -278,8 +278,8 @@ class Agent:
         before = self._attachments.found
         if self._attachments.is_stale or self._enforcer.moves_places:
             self._attachments.find(self._wanted())
-            self._configure()
         found = self._attachments.found
+        self._enforcer.configure(self._render_config(found.pod_nets))
         self._report.note_calculated()
         places, start_s = self._attachments.by_address, time.perf_counter()
         applied = self._enforcer.carry_out(places, now_s, found.node_addresses)
@@ -291,10 +291,6 @@ class Agent:
         problems = (*self._enforcer.problems, *self.denials.problems, *self.learning.problems)
         self._report.note_problems(problems)
         self._note_changes(applied, now_s)
-
-    def _configure(self) -> None:
-        """Whatever is rendered next is as settings, network and kernel ask for."""
-        self._enforcer.configure(self._render_config(self._attachments.found.pod_nets))
 
     def _render_config(self, pod_nets: tuple[Net, ...] = ()) -> RenderConfig:
         found = self._settings.render_config(pod_nets, learns_names=bool(self._graph.domains))
@@ -369,11 +365,8 @@ class Agent:
 
     def _listen(self, now_s: float) -> None:
         """Hear of denied packets where that is wanted."""
-        was_possible = self.denials.is_possible
         if self.denials.listen(tells=self._settings.config.denials, now_s=now_s):
             self._count_denials(now_s, is_first=True)
-        if self.denials.is_possible != was_possible:
-            self._configure()
 
     def _count_denials(self, now_s: float, *, is_first: bool = False) -> None:
         try:
