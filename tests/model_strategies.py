@@ -271,8 +271,9 @@ def tiers(name: TierName) -> st.SearchStrategy[Tier]:
 
 
 def policies(key: keys.PolicyKey) -> st.SearchStrategy[Policy]:
-    """A policy that lives at this key."""
-    return st.builds(
+    """A policy that lives at this key; the rules of a staged one say whose they are."""
+    is_staged = key.policy.kind in STAGED_KINDS
+    made = st.builds(
         Policy,
         id=st.just(key.policy),
         tier=st.just(key.tier),
@@ -283,9 +284,21 @@ def policies(key: keys.PolicyKey) -> st.SearchStrategy[Policy]:
         order=orders,
         ingress=rule_tuples,
         egress=rule_tuples,
-        staged=st.sampled_from(StagedAction) if key.policy.kind in STAGED_KINDS else st.none(),
+        staged=st.sampled_from(StagedAction) if is_staged else st.none(),
         host_hook=st.sampled_from((HostHook.LOCAL, HostHook.FORWARDED, *HostHook)),
     )
+    return made.map(_with_origins) if is_staged else made
+
+
+def _with_origins(policy: Policy) -> Policy:
+    def own(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+        return tuple(
+            msgspec.structs.replace(rule, origin=Origin(*policy.id, index))
+            for index, rule in enumerate(rules)
+        )
+
+    ingress, egress = own(policy.ingress), own(policy.egress)
+    return msgspec.structs.replace(policy, ingress=ingress, egress=egress)
 
 
 STAGED = ("StagedKubernetesNetworkPolicy", "StagedGlobalNetworkPolicy")

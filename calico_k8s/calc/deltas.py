@@ -140,6 +140,19 @@ class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
     end_origin: Origin
 
 
+class Rehearsal(msgspec.Struct, frozen=True):
+    """What a group would say if staged policies were enforced: counted, never done.
+
+    Packets come to it before the rule ``rule`` of the stage ``stage``: up to there nothing would
+    be different.
+    """
+
+    stage: int
+    rule: int
+    stages: tuple[Stage, ...]
+    """From that rule on."""
+
+
 class Group(msgspec.Struct, frozen=True):
     """A policy group: what all its endpoints say to a flow in one direction."""
 
@@ -149,6 +162,14 @@ class Group(msgspec.Struct, frozen=True):
     """Tiers in order; the last is the profiles'."""
     hook: HostHook | None = None
     """Where host endpoints ask it; None: it is one of pods."""
+    rehearsal: Rehearsal | None = None
+
+    def ipsets(self) -> Iterator[Ipset]:
+        """Every set that its rules ask."""
+        rehearsed = self.rehearsal.stages if self.rehearsal is not None else ()
+        for stage in (*self.stages, *rehearsed):
+            for rule in stage.rules:
+                yield from rule.ipsets()
 
 
 class LocalEndpoint(msgspec.Struct, frozen=True):

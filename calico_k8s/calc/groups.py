@@ -5,11 +5,13 @@ In: a recipe, that is an outline with the answers to its rules' local questions.
 is :mod:`.placement`'s.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from itertools import repeat
 from typing import Literal, NamedTuple
 
-from calico_k8s.calc.deltas import Group, GroupId, Ipset, ResolvedRule, Stage
+import msgspec
+
+from calico_k8s.calc.deltas import Group, GroupId, Ipset, Rehearsal, Stage
 from calico_k8s.calc.expressions import Expression, short_hash
 from calico_k8s.calc.local import LocalEnd, LocalMatch
 from calico_k8s.calc.resolve import (
@@ -19,7 +21,7 @@ from calico_k8s.calc.resolve import (
     resolve_host_sheet,
     resolve_sheet,
 )
-from calico_k8s.calc.rulebook import Outline, Rulebook
+from calico_k8s.calc.rulebook import Outline, Rulebook, Tiers
 from calico_k8s.model.keys import PolicyKey
 from calico_k8s.model.names import ProfileId
 from calico_k8s.model.resources import EARLY_HOOKS, Action, Direction, HostHook, Origin
@@ -46,7 +48,9 @@ class BuiltGroup(NamedTuple):
 
 def group_id(recipe: Recipe) -> GroupId:
     """The name of the group that a recipe makes."""
-    return GroupId(short_hash(recipe[:2] if recipe.hook is None else recipe))
+    # Without a rehearsal it is what it was before there were any: nothing is written anew for them.
+    outline = recipe.outline if recipe.outline.rehearsal is not None else recipe.outline[:4]
+    return GroupId(short_hash((outline, *recipe[1 : 2 if recipe.hook is None else 3])))
 
 
 def answer_all(outline: Outline, rulebook: Rulebook, end: LocalEnd) -> Recipe:
@@ -72,32 +76,47 @@ class Builder:
     def build(self, identity: GroupId, recipe: Recipe) -> BuiltGroup:
         """The group that a recipe makes."""
         outline = recipe.outline
-        answers: Iterator[Answers | None] = iter(recipe.answers)
+        answers: Iterable[Answers | None] = recipe.answers
         if recipe.hook is not None:
             answers = repeat(None)
-        expressions: dict[Ipset, Expression] = {}
+        resolved = {
+            sheet: self._resolve(outline, sheet, answer)
+            for sheet, answer in zip(outline.sheets(), answers, strict=False)
+        }
+        stages = self._stages(recipe, outline.tiers, resolved)
+        rehearsal = None
+        if outline.rehearsal is not None:
+            rehearsed = self._stages(recipe, outline.rehearsal, resolved)
+            rehearsal = _rehearsal(stages, rehearsed)
+        group = Group(identity, outline.direction, stages, recipe.hook, rehearsal)
+        expressions = {i: e for each in resolved.values() for i, e in each.expressions.items()}
+        asked = set(group.ipsets())
+        return BuiltGroup(group, {i: e for i, e in expressions.items() if i in asked})
+
+    def _stages(
+        self, recipe: Recipe, tiers: Tiers, resolved: Mapping[PolicyKey | ProfileId, Resolved]
+    ) -> tuple[Stage, ...]:
+        """Tiers with their policies, and the profiles."""
+        outline = recipe.outline
+        asked = dict(outline.tiers)
         stages: list[Stage] = []
-        for name, policies in outline.tiers:
-            rules: list[ResolvedRule] = []
-            for policy in policies:
-                resolved = self._resolve(outline, policy, next(answers))
-                rules += resolved.rules
-                expressions |= resolved.expressions
-            tier = self._rulebook.tier(name)
+        for name, policies in tiers:
+            rules = (rule for policy in policies for rule in resolved[policy].rules)
+            end = (
+                Action.PASS
+                if recipe.hook in EARLY_HOOKS
+                else self._rulebook.tier(name).default_action
+            )
             end_origin = Origin(kind="Tier", name=name)
-            end = Action.PASS if recipe.hook in EARLY_HOOKS else tier.default_action
+            if name not in asked:  # it is asked for the sake of a staged policy
+                end_origin = Origin(*self._rulebook.policy(policies[0]).id)
             stages.append(Stage(name, tuple(rules), end, end_origin))
-        rules = []
-        for profile in outline.profiles:
-            resolved = self._resolve(outline, profile, next(answers))
-            rules += resolved.rules
-            expressions |= resolved.expressions
+        rules = (rule for profile in outline.profiles for rule in resolved[profile].rules)
         owner = self._rulebook.origin(outline.owner) if outline.owner is not None else None
         decides = recipe.hook in (None, HostHook.LOCAL)
         last: Literal[Action.PASS, Action.DENY] = Action.DENY if decides else Action.PASS
         stages.append(Stage(None, tuple(rules), last, owner or Origin(kind="Profile")))
-        group = Group(identity, outline.direction, tuple(stages), recipe.hook)
-        return BuiltGroup(group, expressions)
+        return tuple(stages)
 
     def _resolve(
         self, outline: Outline, source: PolicyKey | ProfileId, answers: Answers | None
@@ -107,11 +126,31 @@ class Builder:
         resolved = self._resolved.get(key)
         if resolved is None:
             sheet = self._rulebook.sheet(source, outline.direction)
-            is_profile = not isinstance(source, PolicyKey)
-            pass_as: Literal[Action.PASS, Action.DENY] = Action.DENY if is_profile else Action.PASS
+            pass_as: Literal[Action.PASS, Action.DENY] = Action.DENY
+            decides = True
+            if isinstance(source, PolicyKey):
+                pass_as, decides = Action.PASS, self._rulebook.policy(source).staged is None
             if answers is None:
                 resolved = resolve_host_sheet(sheet, pass_as)
             else:
-                resolved = resolve_sheet(sheet, answers, pass_as)
+                resolved = resolve_sheet(sheet, answers, pass_as, decides=decides)
             self._resolved[key] = resolved
         return resolved
+
+
+def _rehearsal(now: tuple[Stage, ...], then: tuple[Stage, ...]) -> Rehearsal | None:
+    """What would be, from where it is not what is; None where that is nowhere.
+
+    The profiles, which come last, are the same in both.
+    """
+    for place, (old, new) in enumerate(zip(now, then, strict=False)):
+        if old == new:
+            continue
+        if old.tier != new.tier:
+            return Rehearsal(place, 0, then[place:])
+        pairs = enumerate(zip(old.rules, new.rules, strict=False))
+        shorter = min(len(old.rules), len(new.rules))
+        first = next((index for index, (one, other) in pairs if one != other), shorter)
+        rest = msgspec.structs.replace(new, rules=new.rules[first:])
+        return Rehearsal(place, first, (rest, *then[place + 1 :]))
+    return None

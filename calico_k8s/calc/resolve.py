@@ -59,10 +59,13 @@ def resolve_sheet(
     sheet: Sheet,
     answers: Sequence[LocalMatch | None],
     pass_as: Literal[Action.PASS, Action.DENY],
+    *,
+    decides: bool = True,
 ) -> Resolved:
     """Resolve all rules of a sheet; ``answers`` are to its questions, in order.
 
-    ``pass_as`` is what a pass rule does: among profiles, where no tier is next, it denies.
+    ``pass_as`` is what a pass rule does: among profiles, where no tier is next, it denies.  The
+    sets of rules that do not decide, as those of a staged policy, may change at any moment.
     """
     answer_by_index = dict(zip(sheet.asking, answers, strict=True))
     resolved: list[ResolvedRule] = []
@@ -71,7 +74,9 @@ def resolve_sheet(
         local = answer_by_index.get(index, EVERYWHERE)
         if local is not None and not _asks_domains_in_vain(rule, sheet.direction):
             action = pass_as if rule.action is Action.PASS else rule.action
-            resolved += _Resolver(rule, sheet.direction, action, expressions).resolve(local)
+            resolver = _Resolver(rule, sheet.direction, action, expressions)
+            resolver.asks_as = action if decides else Action.LOG
+            resolved += resolver.resolve(local)
     return Resolved(tuple(resolved), expressions)
 
 
@@ -113,7 +118,7 @@ class _Resolver:
     ) -> None:
         self._rule = rule
         self._direction = direction
-        self._action = action
+        self._action = self.asks_as = action
         self._expressions = expressions
         self._peer = peer_entity(rule, direction)
         self._learns = action is Action.ALLOW and direction is Direction.EGRESS
@@ -192,7 +197,7 @@ class _Resolver:
     def _ask(self, expression: Expression, *, is_negated: bool = False) -> Ipset | None:
         if not expression:
             return None
-        ipset = make_ipset(expression, Asked(self._action, self._direction, is_negated))
+        ipset = make_ipset(expression, Asked(self.asks_as, self._direction, is_negated))
         self._expressions[ipset] = expression
         return ipset
 

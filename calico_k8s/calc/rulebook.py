@@ -4,6 +4,7 @@ In: tiers, policies, the rules of profiles, and the traits of local endpoints.  
 and a direction, what is tried in which order: an outline; and the traits that an update touches.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,31 +15,48 @@ from calico_k8s.calc.labels import LabelIndex
 from calico_k8s.calc.peers import Traits, put
 from calico_k8s.calc.resolve import Sheet, make_sheet
 from calico_k8s.model.keys import Key, PolicyKey, ProfileRulesKey, TierKey
-from calico_k8s.model.names import ProfileId, TierName
-from calico_k8s.model.resources import Direction, HostHook, Origin, Policy, Rule, Rules, Tier
+from calico_k8s.model.names import PolicyId, ProfileId, TierName
+from calico_k8s.model.resources import (
+    Direction,
+    HostHook,
+    Origin,
+    Policy,
+    Rule,
+    Rules,
+    StagedAction,
+    Tier,
+)
+from calico_k8s.model.staging import target_of
 from calico_k8s.policy.snapshot import policy_sort_key, tier_sort_key
+
+Tiers = tuple[tuple[TierName, tuple[PolicyKey, ...]], ...]
+"""Tiers in order, each with policies in theirs."""
 
 
 class Outline(NamedTuple):
     """What is tried for an endpoint in one direction, in order."""
 
     direction: Direction
-    tiers: tuple[tuple[TierName, tuple[PolicyKey, ...]], ...]
+    tiers: Tiers
     """Those with a policy that applies; each with these policies."""
     profiles: tuple[ProfileId, ...]
     """Those with rules in this direction."""
     owner: ProfileId | None
     """The profile whose origin is quoted where the end of the profiles denies."""
+    rehearsal: Tiers | None = None
+    """What ``tiers`` would be if staged policies were enforced; None: the same."""
 
     def sheets(self) -> Iterator[PolicyKey | ProfileId]:
         """Everything with rules, in the order in which it is tried."""
         for _, policies in self.tiers:
             yield from policies
         yield from self.profiles
+        for _, policies in self.rehearsal or ():
+            yield from policies
 
     def sources(self) -> Iterator[Key]:
         """The keys whose values make what a group of this outline holds."""
-        for tier, policies in self.tiers:
+        for tier, policies in (*self.tiers, *(self.rehearsal or ())):
             yield TierKey(tier)
             yield from policies
         yield from map(ProfileRulesKey, self.profiles)
@@ -66,6 +84,8 @@ class Rulebook:
         self._policies: dict[PolicyKey, _PolicySheets] = {}
         self._policies_by_selector: dict[str, set[PolicyKey]] = {}
         self._profiles: dict[ProfileId, _ProfileSheets] = {}
+        self._acting: Counter[PolicyId] = Counter()
+        """The policies that staged ones would set or delete, by how many would."""
         self._local: set[Traits] = set()
 
     def set_traits(self, traits: Traits) -> None:
@@ -90,13 +110,14 @@ class Rulebook:
         touched: set[Traits] = set()
         if old is not None:
             touched |= self._selected(old.policy)
+            touched |= self._stage(old.policy, -1)
             self._forget_selector(key, old.policy)
             del self._policies[key]
         if new is not None:
             self._policies[key] = _PolicySheets(new, _sheets(new.ingress, new.egress))
             self._policies_by_selector.setdefault(new.selector, set()).add(key)
             self._index.activate(selector_criterion(new.selector))
-            touched |= self._selected(new)
+            touched |= self._selected(new) | self._stage(new, 1)
         return touched
 
     def update_profile(self, profile: ProfileId, new: Rules | None) -> bool:
@@ -142,25 +163,58 @@ class Rulebook:
     def outline(self, traits: Traits, direction: Direction) -> Outline:
         """What is tried for endpoints of these local traits."""
         profiles = [profile for profile in traits.profiles if profile in self._profiles]
+        applying = self._applying(traits, direction)
+        rehearsal = self._applying(traits, direction, rehearses=True) if self._acting else applying
         return Outline(
             direction,
-            self._applying(traits, direction),
+            applying,
             tuple(p for p in profiles if self._profiles[p].sheets[direction].rules),
             next((p for p in profiles if self._profiles[p].rules.origin is not None), None),
+            rehearsal if rehearsal != applying else None,
         )
 
     def _applying(
-        self, traits: Traits, direction: Direction, hook: HostHook = HostHook.LOCAL
-    ) -> tuple[tuple[TierName, tuple[PolicyKey, ...]], ...]:
+        self,
+        traits: Traits,
+        direction: Direction,
+        hook: HostHook = HostHook.LOCAL,
+        *,
+        rehearses: bool = False,
+    ) -> Tiers:
         by_tier: dict[TierName, list[PolicyKey]] = {}
         for criterion in self._index.criteria_of(traits):
             for key in self._policies_by_selector[criterion.text]:
                 policy = self._policies[key].policy
-                is_asked = policy.is_asked_at(hook) and policy.staged is None
+                in_force = self._would_stand(policy) if rehearses else policy.staged is None
+                is_asked = policy.is_asked_at(hook) and in_force
                 if key.tier in self._tiers and direction in policy.types and is_asked:
                     by_tier.setdefault(key.tier, []).append(key)
         tiers = sorted((self._tiers[name] for name in by_tier), key=tier_sort_key)
         return tuple((tier.name, self._in_order(by_tier[tier.name])) for tier in tiers)
+
+    def policy(self, key: PolicyKey) -> Policy:
+        """A policy that is there."""
+        return self._policies[key].policy
+
+    def _would_stand(self, policy: Policy) -> bool:
+        """Whether it would be in force if staged policies were enforced."""
+        if policy.staged is None:
+            return policy.id not in self._acting
+        return policy.staged in (StagedAction.SET, StagedAction.LEARN)
+
+    def _stage(self, policy: Policy, count: int) -> set[Traits]:
+        """Count a staged policy in or out; the local traits of the policy that it stands for.
+
+        Cost: O(all policies), for one that is staged.
+        """
+        if policy.staged in (None, StagedAction.IGNORE):
+            return set()
+        target = target_of(policy.id)
+        self._acting[target] += count
+        if not self._acting[target]:
+            del self._acting[target]
+        targets = (sheets.policy for key, sheets in self._policies.items() if key.policy == target)
+        return {traits for each in targets for traits in self._selected(each)}
 
     def _in_order(self, policies: list[PolicyKey]) -> tuple[PolicyKey, ...]:
         return tuple(sorted(policies, key=lambda key: policy_sort_key(self._policies[key].policy)))

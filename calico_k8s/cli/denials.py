@@ -35,7 +35,12 @@ NODES_AGAIN_S = 15.0
 """Which nodes tell something is read from the datastore so often."""
 FOLLOWED_FIRST = 10
 """So many are shown of what was before."""
-_VERBS = {"deny": "denied", "log": "logged"}
+_VERBS = {
+    "deny": "denied",
+    "log": "logged",
+    "would-deny": "would deny",
+    "would-allow": "would allow",
+}
 
 Read = Callable[[], list[Denials]]
 
@@ -49,6 +54,7 @@ class Told(NamedTuple):
 
 @click.command("denials")
 @option("--follow", "-f", is_flag=True, help="Go on with what happens, until Ctrl-C.")
+@option("--staged", "asks_staged", is_flag=True, help="What staged policies would do instead.")
 @option("--node", metavar="NAME", help="Only what this node tells.")
 @option("--lab", is_flag=True, help="Ask the agents of the lab that runs on this machine.")
 @option("--run", metavar="RUN", help="Which lab, where several run.")
@@ -58,6 +64,7 @@ class Told(NamedTuple):
 def denials_command(  # noqa: PLR0913 - one for each option
     *,
     follow: bool,
+    asks_staged: bool,
     node: str | None,
     lab: bool,
     run: str | None,
@@ -75,15 +82,28 @@ def denials_command(  # noqa: PLR0913 - one for each option
       calico-k8s denials --follow
       calico-k8s denials --datastore etcd://127.0.0.1:2379 --node worker-1
       calico-k8s denials --lab --follow
+      calico-k8s denials --staged --follow
     """
+
+    def chosen(answers: list[Denials]) -> list[Denials]:
+        if not asks_staged:
+            return answers
+        return [msgspec.structs.replace(each, denials=each.rehearsed) for each in answers]
+
     # A container may have a datastore in its environment: a socket that is named comes first.
     if lab or datastore.url is None or denials_socket != DEFAULT_DENIALS:
         sockets = find_lab(run).denials if lab else {"this node": denials_socket}
-        _print(lambda: _ask_all(sockets), node, follow=follow, output=output, look_s=LOOK_S)
+        _print(lambda: chosen(_ask_all(sockets)), node, follow=follow, output=output, look_s=LOOK_S)
         return
     with open_datastore(datastore) as store:
-        read = _StoreReader(store).read
-        _print(read, node, follow=follow, output=output, look_s=LOOK_IN_STORE_S)
+        reader = StoreReader(store)
+        _print(
+            lambda: chosen(reader.read()),
+            node,
+            follow=follow,
+            output=output,
+            look_s=LOOK_IN_STORE_S,
+        )
 
 
 def _print(read: Read, node: str | None, *, follow: bool, output: str, look_s: float) -> None:
@@ -112,7 +132,7 @@ def _ask_all(sockets: Mapping[str, str]) -> list[Denials]:
     return answers
 
 
-class _StoreReader:
+class StoreReader:
     """Reads what the nodes of a cluster tell, and seldom which nodes those are."""
 
     def __init__(self, store: Store) -> None:

@@ -11,16 +11,17 @@ import click
 
 from calico_k8s.cli.files import show_change
 from calico_k8s.cli.kube import open_kube
-from calico_k8s.cli.options import option, output_option
+from calico_k8s.cli.options import DatastoreOptions, open_datastore, option, output_option
 from calico_k8s.cli.present import paint, print_data
 from calico_k8s.cli.progress import progress_bar
-from calico_k8s.cli.source import Source, chosen_services, load_source, source_options
+from calico_k8s.cli.source import Source, chosen_services, load_source, source_options, tell
 from calico_k8s.errors import InputError
 from calico_k8s.lint.view import place_finding
+from calico_k8s.model.denial import Denials
 from calico_k8s.model.names import PolicyId
 from calico_k8s.model.resources import StagedAction
 from calico_k8s.model.staging import STAGED_KINDS, target_of
-from calico_k8s.query.staged import staged_lines, staged_report
+from calico_k8s.query.staged import staged_lines, staged_report, with_counts
 from calico_k8s.sources.expand import ClusterObjects
 from calico_k8s.sources.manifests import STANDARD_INPUT, read_manifests
 from calico_k8s.sources.staging import (
@@ -93,7 +94,21 @@ def show_command(*, source: Source, ports: tuple[str, ...], output: str) -> None
     services = chosen_services(ports, cluster)
     with progress_bar("judging") as advance:
         report = staged_report(cluster.snapshot, services, advance)
+    if source.datastore.url is not None:
+        report = with_counts(report, _counts(source.datastore))
     print_data(report, output, lambda: staged_lines(report, paint))
+
+
+def _counts(datastore: DatastoreOptions) -> list[Denials]:
+    """What nodes tell of staged policies, and a word where none does."""
+    from calico_k8s.cli.denials import StoreReader
+
+    with open_datastore(datastore) as store:
+        answers = StoreReader(store).read()
+    if not any(answer.is_told for answer in answers):
+        message = "no node counts packets: start Felix with --denials on, or store that setting"
+        tell("note", [message])
+    return answers
 
 
 def _acting_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -370,7 +370,7 @@ class Agent:
 
     def _count_denials(self, now_s: float, *, is_first: bool = False) -> None:
         try:
-            dropped = self._kernel.denied_packets()
+            dropped = self._kernel.told_packets()
         except KernelError as error:
             log.warning("denied packets could not be counted", error=str(error))
         else:

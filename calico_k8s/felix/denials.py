@@ -20,12 +20,12 @@ from calico_k8s.errors import NetlinkError
 from calico_k8s.felix.allowance import Allowance
 from calico_k8s.felix.denial_counts import DenialCounts
 from calico_k8s.model.addresses import Address
-from calico_k8s.model.denial import Denial, Denials
-from calico_k8s.model.names import EndpointId
+from calico_k8s.model.denial import Denial, Denials, StagedCount
+from calico_k8s.model.names import EndpointId, PolicyId
 from calico_k8s.model.resources import ICMP, ICMPV6, Direction, Origin
 from calico_k8s.netlink.nflog import NflogSocket, Sighting
 from calico_k8s.query.describe import deciding_of, describe_cause, describe_protocol
-from calico_k8s.render.notes import NFLOG_GROUP, Note, NoteKind
+from calico_k8s.render.notes import NFLOG_GROUP, REHEARSED, Note, NoteKind, is_rehearsed
 
 RECORDS_MAX = 256
 PACKETS_AT_ONCE = 2048
@@ -42,7 +42,13 @@ NOTES_MAX = 4096
 OPEN_AGAIN_S = 10.0
 """Another program may read the group for as long as it lives."""
 
-ACTIONS: Mapping[NoteKind, str] = {NoteKind.DENY: "deny", NoteKind.LOG: "log"}
+ACTIONS: Mapping[NoteKind, str] = {
+    NoteKind.DENY: "deny",
+    NoteKind.LOG: "log",
+    NoteKind.WOULD_DENY: "would-deny",
+    NoteKind.WOULD_ALLOW: "would-allow",
+}
+_WOULD = frozenset(ACTIONS[kind] for kind in REHEARSED)
 GONE = "a rule that is gone by now"
 
 log = structlog.get_logger()
@@ -74,6 +80,9 @@ class DenialBook:
         self._counts = DenialCounts()
         self._by_sighting: dict[Sighting, Denial] = {}
         """In the order in which they were last seen."""
+        self._rehearsed: dict[Sighting, Denial] = {}
+        """The same of what staged policies would do: it pushes no denial out."""
+        self._staged: dict[str, StagedCount] = {}
         self._socket: NflogSocket | None = None
         self._waiting = select.epoll()
         """Has the socket, except while it rests: so the loop can wait for either."""
@@ -82,7 +91,11 @@ class DenialBook:
         self._allowance = Allowance(SHARE, now_s)
         self.records: tuple[Denial, ...] = ()
         """The newest last; replaced whole, so any thread may take it."""
-        self._shared: tuple[Denial, ...] = ()
+        self.rehearsed: tuple[Denial, ...] = ()
+        self.staged: tuple[StagedCount, ...] = ()
+        """What staged policies would do, each kind of packet, and how often in all."""
+        self._shared: tuple[tuple[Denial, ...], tuple[Denial, ...]] = ((), ())
+        self._shared_counts: tuple[StagedCount, ...] = ()
         self._share_from_s = 0.0
         self._share_pause_s = SHARE_FIRST_S
         self.problems: tuple[str, ...] = ()
@@ -128,13 +141,14 @@ class DenialBook:
     def count(self, dropped: Mapping[str, int], now_s: float) -> None:
         """What each chain has dropped by now: packets that were not told are counted too."""
         for sighting, packets in self._counts.settle(dropped, now_s).items():
-            denial = self._by_sighting.get(sighting)
+            book = self._book(sighting)
+            denial = book.get(sighting)
             if denial is not None:
-                self._by_sighting[sighting] = msgspec.structs.replace(
+                book[sighting] = msgspec.structs.replace(
                     denial, packets=denial.packets + packets, sampled=True
                 )
                 self._count(denial, packets)
-        self.records = tuple(self._by_sighting.values())
+        self._publish()
 
     def take(self, now_s: float, clock_s: float) -> float | None:
         """Take what was told; how long to rest before there can be more.  None: nothing to wait for.
@@ -153,7 +167,7 @@ class DenialBook:
         for sighting, count in seen.items():
             self._counts.note(sighting, count, now_s)
             self._note(sighting, count, clock_s)
-        self.records = tuple(self._by_sighting.values())
+        self._publish()
         rest_s = max(REST_S, self._allowance.spend(time.thread_time() - start_s, now_s))
         self._waiting.unregister(self._socket.fileno())
         self._is_resting, self._rests_until_s = True, now_s + rest_s
@@ -167,14 +181,15 @@ class DenialBook:
         """What the cluster is told now: what it was told before, unless it is time for more."""
         if self._socket is None:
             return None
-        newest = self.records[-SHARED_MAX:]
+        newest = self.records[-SHARED_MAX:], self.rehearsed[-SHARED_MAX:]
         if newest != self._shared and now_s >= self._share_from_s:
             has_been_quiet = now_s >= self._share_from_s + self._share_pause_s
             longer_s = min(2 * self._share_pause_s, SHARE_LONGEST_S)
             self._share_pause_s = SHARE_FIRST_S if has_been_quiet else longer_s
             self._share_from_s = now_s + self._share_pause_s
-            self._shared = newest
-        return Denials(self._graph.node, self._shared)
+            self._shared, self._shared_counts = newest, self.staged
+        denials, rehearsed = self._shared
+        return Denials(self._graph.node, denials, rehearsed=rehearsed, staged=self._shared_counts)
 
     def _start(self, now_s: float) -> None:
         problem = self._find_problem()
@@ -203,7 +218,8 @@ class DenialBook:
         src, dst = self._graph.owner(sighting.src), self._graph.owner(sighting.dst)
         if src is not None and src == dst:
             return  # a pod reaches itself: only a rule that logs tells of it
-        before = self._by_sighting.pop(sighting, None)
+        book = self._book(sighting)
+        before = book.pop(sighting, None)
         note = self._meaning(sighting.prefix)
         if note is None and before is None and not sighting.prefix.startswith("cali-"):
             return  # another program's rule that tells our group
@@ -212,14 +228,32 @@ class DenialBook:
         denial = self._record(sighting, note, first_s, clock_s, packets)
         if before is not None and before.sampled:
             denial = msgspec.structs.replace(denial, sampled=True)
-        self._by_sighting[sighting] = denial
+        book[sighting] = denial
         self._count(denial, count)
-        if len(self._by_sighting) > RECORDS_MAX:
-            del self._by_sighting[next(iter(self._by_sighting))]
+        if len(book) > RECORDS_MAX:
+            del book[next(iter(book))]
+
+    def _book(self, sighting: Sighting) -> dict[Sighting, Denial]:
+        return self._rehearsed if is_rehearsed(sighting.prefix) else self._by_sighting
+
+    def _publish(self) -> None:
+        self.records = tuple(self._by_sighting.values())
+        self.rehearsed = tuple(self._rehearsed.values())
+        self.staged = tuple(count for _, count in sorted(self._staged.items()))
 
     def _count(self, denial: Denial, packets: int) -> None:
         if denial.action == ACTIONS[NoteKind.DENY]:
             self._count_denied(Direction(denial.direction), packets)
+        if denial.action in _WOULD and denial.deciding is not None:
+            by = denial.deciding
+            policy = PolicyId(by.kind, by.namespace, by.name).path
+            count = self._staged.get(policy) or StagedCount(policy, 0, 0, denial.first)
+            denies = denial.action == ACTIONS[NoteKind.WOULD_DENY]
+            self._staged[policy] = msgspec.structs.replace(
+                count,
+                would_allow=count.would_allow + (0 if denies else packets),
+                would_deny=count.would_deny + (packets if denies else 0),
+            )
 
     def _meaning(self, prefix: str) -> Note | None:
         note = self._notes.get(prefix) or self._find_note(prefix)

@@ -60,9 +60,7 @@ class LiveGroup(msgspec.Struct, frozen=True):
 
 def asked_by(group: Group) -> Iterator[IpsetId]:
     """The sets that a group's rules ask."""
-    for stage in group.stages:
-        for rule in stage.rules:
-            yield from (ipset.id for ipset in rule.ipsets())
+    yield from (ipset.id for ipset in group.ipsets())
 
 
 class _Standing(NamedTuple):

@@ -28,7 +28,7 @@ from calico_k8s.felix.iptables import inprocess
 from calico_k8s.felix.iptables.backend import clean_tables, sweep_backend
 from calico_k8s.felix.iptables.driver import TableDriver
 from calico_k8s.felix.iptables.nftdirect import NftWriter, open_writer
-from calico_k8s.felix.iptables.programs import Backend, dropped_packets, save, try_rule
+from calico_k8s.felix.iptables.programs import Backend, counted_packets, save, try_rule
 from calico_k8s.felix.nftables.driver import Nftables, clean_nftables
 from calico_k8s.felix.nftables.foreign import foreign_drops
 from calico_k8s.felix.order import ChangedSet, Role
@@ -206,8 +206,8 @@ class Kernel:
             return f"the kernel, or iptables, is without {wanted}: {error}"
         return None
 
-    def denied_packets(self) -> Mapping[str, int]:
-        """How many packets each chain that tells of denials has dropped, by its name.
+    def told_packets(self) -> Mapping[str, int]:
+        """How many packets each chain that tells of them has dropped, or let go on, by its name.
 
         Cost: a reading of the tables that deny, 30 ms at 4,000 rules; of native ones, a third.
         """
@@ -215,7 +215,7 @@ class Kernel:
             return self._nftables.denied_packets()
         found = Counter[str]()
         for version, table in product(self.versions, DENYING_TABLES):
-            for chain, packets in dropped_packets(Backend(self.backend), version, table).items():
+            for chain, packets in counted_packets(Backend(self.backend), version, table).items():
                 if is_telling(chain):
                     found[chain] += packets
         return found

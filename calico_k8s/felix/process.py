@@ -124,7 +124,8 @@ def running_parts(identity: Identity, store: Store, metrics_port: int = 0) -> It
 
 def _tell_denials(node: NodeName, agent: Agent) -> bytes:
     book = agent.denials
-    return msgspec.json.encode(Denials(node, book.records, is_told=book.is_told))
+    told = Denials(node, book.records, book.is_told, book.rehearsed, book.staged)
+    return msgspec.json.encode(told)
 
 
 def choose_backend(config: Config) -> AnyBackend:

@@ -18,7 +18,8 @@ from calico_k8s.render.tables import ChainName, RuleText
 
 _RULE = re.compile(r"^-A (cali-\S+) (.*)$", re.MULTILINE)
 _HASH = re.compile(r' ?-m comment --comment "?cali:[\w-]+"?')
-_STAGE = re.compile(r"^cali-([ei])\d+-(.+)$")
+_STAGE = re.compile(r"^cali-([eiEI])\d+-(.+)$")
+"""A stage, or one of the group's rehearsal."""
 _ROOT = re.compile(
     r"^-A cali-(?:egress|ingress) -m mark --mark 0x\w+/0x(\w+) .*-j RETURN$", re.MULTILINE
 )
@@ -52,7 +53,7 @@ def recover(saved: str, layout: MarkLayout) -> Recovered:
             continue
         stage = _STAGE.match(chain)
         if stage is not None:
-            chains = stages.setdefault((stage[1], stage[2]), {})
+            chains = stages.setdefault((stage[1].lower(), stage[2]), {})
             chains.setdefault(ChainName(chain), []).append(text)
             continue
         if is_telling(chain):
@@ -73,9 +74,9 @@ def recover(saved: str, layout: MarkLayout) -> Recovered:
 def _whole(
     stages: Mapping[ChainName, list[RuleText]], telling: Mapping[ChainName, list[RuleText]]
 ) -> dict[ChainName, tuple[RuleText, ...]]:
-    """A group's stages in order, and the chains that its denials go to."""
+    """A group's stages in order, its rehearsal's after them, and the chains that tell of either."""
     gone_to = {rule.rpartition(" ")[2] for rules in stages.values() for rule in rules}
-    chains = {chain: stages[chain] for chain in sorted(stages)}
+    chains = {chain: stages[chain] for chain in sorted(stages, key=str.swapcase)}
     chains |= {chain: rules for chain, rules in telling.items() if chain in gone_to}
     return {chain: tuple(rules) for chain, rules in chains.items()}
 

@@ -30,7 +30,8 @@ class Denial(msgspec.Struct, frozen=True, omit_defaults=True):
     """Packets of one kind; texts that a newer version writes are texts like any other."""
 
     action: str
-    """``deny``, or ``log`` where a rule with that action was met."""
+    """``deny``, or ``log`` where a rule with that action was met; ``would-deny`` and
+    ``would-allow`` of what a staged policy would do."""
     direction: str
     """``ingress`` or ``egress``: whose policy it was, the receiver's or the sender's."""
     src: Address
@@ -59,6 +60,17 @@ class Denial(msgspec.Struct, frozen=True, omit_defaults=True):
     out by what was seen."""
 
 
+class StagedCount(msgspec.Struct, frozen=True):
+    """Packets that asked for a connection, which a staged policy would have decided on."""
+
+    policy: str
+    """``Kind/namespace/name``."""
+    would_allow: int
+    would_deny: int
+    since: float
+    """When the first of them was seen; seconds since the epoch."""
+
+
 class Denials(msgspec.Struct, frozen=True):
     """What one node tells."""
 
@@ -66,6 +78,10 @@ class Denials(msgspec.Struct, frozen=True):
     denials: tuple[Denial, ...] = ()
     is_told: bool = True
     """Whether the setting ``denials`` is on there."""
+    rehearsed: tuple[Denial, ...] = ()
+    """What staged policies would do, the newest last."""
+    staged: tuple[StagedCount, ...] = ()
+    """How often each staged policy would have done something, by its name."""
 
 
 def denials_path(node: NodeName) -> str:

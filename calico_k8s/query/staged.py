@@ -9,12 +9,14 @@ In: a snapshot, and the ports to ask for.  Out: a :class:`StagedReport`, and its
 
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import msgspec
 
 from calico_k8s.model.addresses import Version
-from calico_k8s.model.names import EndpointId
+from calico_k8s.model.denial import Deciding, Denial, Denials
+from calico_k8s.model.names import EndpointId, PolicyId
 from calico_k8s.model.resources import HostEndpoint, Policy, StagedAction
 from calico_k8s.model.staging import target_of
 from calico_k8s.policy.snapshot import Snapshot
@@ -23,6 +25,37 @@ from calico_k8s.query.matrix import Matrix, compute_matrix, node_row
 from calico_k8s.query.matrix_text import Paint, plain
 from calico_k8s.query.preview import ChangedCell, Preview, preview, preview_lines
 from calico_k8s.query.reach import Service
+
+SEEN_MAX = 8
+"""Kinds of packets that a table shows; the JSON form has all that nodes keep."""
+_WITH_RULES = frozenset({StagedAction.SET, StagedAction.LEARN})
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """Packets of one kind that a staged policy would have decided on."""
+
+    action: str
+    """``would-allow`` or ``would-deny``."""
+    src: str = msgspec.field(name="from")
+    dst: str = msgspec.field(name="to")
+    protocol: str
+    port: int
+    why: str
+    packets: int
+    last: float
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """What nodes have counted of one staged policy; packets that asked for a connection."""
+
+    nodes: int
+    """Those that count at all."""
+    would_allow: int
+    would_deny: int
+    since: float | None
+    """When the first was seen; seconds since the epoch."""
+    seen: tuple[Seen, ...]
+    """The newest kinds of them, those with the most packets first."""
 
 
 class StagedEffect(msgspec.Struct, frozen=True):
@@ -42,6 +75,8 @@ class StagedEffect(msgspec.Struct, frozen=True):
     """... and host endpoints: what is opened and closed has their nodes, then."""
     opened: tuple[ChangedCell, ...]
     closed: tuple[ChangedCell, ...]
+    counted: Counted | None = None
+    """None where no node is asked, or none counts."""
 
     @property
     def changes_nothing(self) -> bool:
@@ -115,10 +150,78 @@ def staged_lines(report: StagedReport, paint: Paint = plain) -> Iterator[str]:
         yield paint(f"{effect.policy}: {_fate(effect)}", "heading")
         if not effect.changes_nothing:
             yield from _change_lines(report, effect, paint)
+        if effect.counted is not None and effect.action in _WITH_RULES:
+            yield from (f"  {line}" for line in _counted_lines(effect.counted))
     acting = [each for each in report.policies if not each.changes_nothing]
     if len(acting) > 1:
         yield paint(f"all {len(acting)} together:", "heading")
         yield from _change_lines(report, report, paint)
+
+
+def with_counts(report: StagedReport, answers: Iterable[Denials]) -> StagedReport:
+    """The report with what nodes have counted."""
+    telling = [answer for answer in answers if answer.is_told]
+    if not telling:
+        return report
+    return msgspec.structs.replace(
+        report,
+        policies=tuple(
+            msgspec.structs.replace(effect, counted=_counted(effect.policy, telling))
+            for effect in report.policies
+        ),
+    )
+
+
+def _counted(policy: str, telling: list[Denials]) -> Counted:
+    counts = [each for answer in telling for each in answer.staged if each.policy == policy]
+    seen = [
+        _seen(each)
+        for answer in telling
+        for each in answer.rehearsed
+        if each.deciding is not None and _path(each.deciding) == policy
+    ]
+    return Counted(
+        nodes=len(telling),
+        would_allow=sum(each.would_allow for each in counts),
+        would_deny=sum(each.would_deny for each in counts),
+        since=min((each.since for each in counts), default=None),
+        seen=tuple(sorted(seen, key=lambda each: (-each.packets, -each.last))),
+    )
+
+
+def _path(deciding: Deciding) -> str:
+    return PolicyId(deciding.kind, deciding.namespace, deciding.name).path
+
+
+def _seen(each: Denial) -> Seen:
+    return Seen(
+        action=each.action,
+        src=each.src_pod or each.src,
+        dst=each.dst_pod or each.dst,
+        protocol=each.protocol,
+        port=each.port,
+        why=each.why,
+        packets=each.packets,
+        last=each.last,
+    )
+
+
+def _counted_lines(counted: Counted) -> Iterator[str]:
+    nodes = "1 node" if counted.nodes == 1 else f"{counted.nodes} nodes"
+    if counted.since is None:
+        yield f"counted on {nodes}: no packet yet"
+        return
+    since = datetime.fromtimestamp(counted.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    yield (
+        f"counted on {nodes} since {since}, packets that ask for a connection: would allow"
+        f" {counted.would_allow}, would deny {counted.would_deny}"
+    )
+    for each in counted.seen[:SEEN_MAX]:
+        service = f"{each.protocol} {each.port}" if each.port else each.protocol
+        what = each.action.replace("-", " ")
+        yield f"  {what} {each.packets}: {each.src} → {each.dst}, {service}: {each.why}"
+    if len(counted.seen) > SEEN_MAX:
+        yield f"  and {len(counted.seen) - SEEN_MAX} kinds more"
 
 
 def _change_lines(

@@ -12,6 +12,8 @@ chain
 ``cali-e0-ID``       first stage of an egress group; ``cali-e1-ID`` the next
 ``cali-i0-ID``       the same of an ingress group
 ``cali-di-HASH``     tells and drops what one cause denies of ingress (``de``: of egress)
+``cali-I0-ID``       what an ingress group would say if staged policies were enforced
+``cali-si-HASH``     tells and counts what a staged policy would deny of ingress (``ai``: allow)
 ``cali-hi0-ID``      of a host endpoint's group: ``h`` local, ``f`` forwarded, ``n`` pre-DNAT, ``u``
                      untracked
 ===================  ==========================================================================
@@ -60,17 +62,23 @@ _HOOK_LETTERS = {
     HostHook.UNTRACKED: "u",
 }
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
-_TELLING = re.compile(rf"{CHAIN_PREFIX}d[ei]-")
+_TELLING = re.compile(rf"{CHAIN_PREFIX}[dsa][ei]-")
 _STAGE = re.compile(rf"{CHAIN_PREFIX}[ei]\d+-")
 _HASH_BYTES = 8
 
 
 def stage_chain(
-    group: GroupId, direction: Direction, stage: int = 0, hook: HostHook | None = None
+    group: GroupId,
+    direction: Direction,
+    stage: int = 0,
+    hook: HostHook | None = None,
+    *,
+    rehearses: bool = False,
 ) -> ChainName:
     """The chain of one stage of a group; stage 0 is where its packets are sent first."""
-    letter = "" if hook is None else _HOOK_LETTERS[hook]
-    prefix = f"{CHAIN_PREFIX}{letter}{_LETTERS[direction]}{stage}-"
+    hook_letter = "" if hook is None else _HOOK_LETTERS[hook]
+    letter = _LETTERS[direction].upper() if rehearses else _LETTERS[direction]
+    prefix = f"{CHAIN_PREFIX}{hook_letter}{letter}{stage}-"
     return ChainName(_fit(prefix, group, CHAIN_NAME_MAX))
 
 
@@ -93,7 +101,7 @@ def note_name(kind: str, direction: Direction, *, plain: str = "", hashed: str =
 
 
 def is_telling(chain: str) -> bool:
-    """Whether a chain is one that tells of what it drops."""
+    """Whether a chain is one that tells of what it drops, or of what staged policies would do."""
     return _TELLING.match(chain) is not None
 
 

@@ -7,7 +7,7 @@ every node and after every restart, however long the names in it are::
     cali-di-5f3a0c71d2b94e88        cali-de-unknown-src
          ││ └ a hash of the origin       └ or what denies where no policy was asked
          │└ ingress or egress
-         └ denied, or logged
+         └ denied, logged, or what a staged policy would do: s deny it, a allow it
 
 A denial has a chain of the same name, which all groups share: the packet is told, if neither its
 flow nor the rule has been too often of late, counted, and dropped.  A packet that passes meets
@@ -36,6 +36,14 @@ class NoteKind(StrEnum):
     DENY = "d"
     LOG = "l"
     """Nothing yet: a rule with the action Log was met."""
+    WOULD_DENY = "s"
+    """Nothing: a staged policy would deny it."""
+    WOULD_ALLOW = "a"
+    """Nothing: a staged policy would allow it."""
+
+
+REHEARSED = frozenset({NoteKind.WOULD_DENY, NoteKind.WOULD_ALLOW})
+"""What became of the packet is another's to say."""
 
 
 class Unasked(StrEnum):
@@ -69,6 +77,11 @@ class Note(msgspec.Struct, frozen=True):
         return note_name(self.kind, self.direction, hashed="\0".join(parts))
 
 
+def is_rehearsed(prefix: str) -> bool:
+    """Whether a prefix tells what a staged policy would do."""
+    return prefix.removeprefix(CHAIN_PREFIX)[:1] in REHEARSED
+
+
 def log_target(note: Note) -> Target:
     """Tells the packet, which then goes on, unless the rule has told too many of late."""
     return Target(f"{text.WITHIN_RATE} {text.nflog(note.name, NFLOG_GROUP)}")
@@ -85,13 +98,29 @@ def denying_chain(note: Note, version: Version) -> tuple[RuleText, ...]:
 
     The packets of the last rule are all that were denied, told or not.
     """
-    # A pod reaches itself, whatever policy says of it.
-    to_itself = (
-        text.rule(text.SAME_ENDS[version], RETURN),
-        text.rule(text.in_set(self_ipset(version), "dst,src"), RETURN),
-    )
     return (
-        *(() if isinstance(note.cause, Unasked) else to_itself),
+        *(() if isinstance(note.cause, Unasked) else _to_itself(version)),
         text.rule(text.WITHIN_FLOW_RATE, text.WITHIN_RATE, text.nflog(note.name, NFLOG_GROUP)),
         text.rule(DROP),
+    )
+
+
+def counting_chain(note: Note, version: Version) -> tuple[RuleText, ...]:
+    """Tells what a staged policy would do with the packet, which then goes back to where it was.
+
+    The packets of the last rule are all that it would have done so with, told or not.  No flow has
+    a rate of its own: the kernel drops a packet for whose flow it has no room.
+    """
+    return (
+        *_to_itself(version),
+        text.rule(text.WITHIN_RATE, text.nflog(note.name, NFLOG_GROUP)),
+        text.rule(RETURN),
+    )
+
+
+def _to_itself(version: Version) -> tuple[RuleText, ...]:
+    """A pod reaches itself, whatever policy says of it."""
+    return (
+        text.rule(text.SAME_ENDS[version], RETURN),
+        text.rule(text.in_set(self_ipset(version), "dst,src"), RETURN),
     )

@@ -104,9 +104,7 @@ class Summed:
 def asked_by(groups: Iterable[Group]) -> Iterable[Ipset]:
     """Every set that a rule of these groups asks, as often as it is asked."""
     for group in groups:
-        for stage in group.stages:
-            for rule in stage.rules:
-                yield from rule.ipsets()
+        yield from group.ipsets()
 
 
 def fresh(node: NodeName, items: Mapping[Key, Value]) -> tuple[Graph, Summed]:

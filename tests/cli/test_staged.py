@@ -1,9 +1,19 @@
 """``staged``: reports, and policies that are enforced or dismissed in files."""
 
+from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from calico_k8s.datastore.factory import open_store
+from calico_k8s.datastore.store import Put
+from calico_k8s.model import codec
+from calico_k8s.model.addresses import Address
+from calico_k8s.model.denial import Deciding, Denial, Denials, StagedCount, denials_path
+from calico_k8s.model.keys import Key, PolicyKey, TierKey, key_path
+from calico_k8s.model.names import NodeName, PolicyId, SelectorText, TierName
+from calico_k8s.model.resources import Direction, Policy, StagedAction, Tier, Value
 from tests.cli.program import run
 
 APP = """\
@@ -173,3 +183,48 @@ def test_what_writes_is_told_where_it_cannot(folder: Path) -> None:
     piped = run("staged", "enforce", "close", "-", "--write", stdin=CLOSE)
     assert (stored.code, piped.code) == (2, 2)
     assert "--write changes files" in piped.err
+
+
+def test_what_nodes_have_counted_is_in_the_report_of_a_datastore(tmp_path: Path) -> None:
+    url = f"sqlite://{tmp_path}/state.db"
+    policy = "StagedNetworkPolicy/db/close"
+    tier, name = TierName("default"), PolicyId("StagedNetworkPolicy", "db", "close")
+    wall = Policy(name, tier, SelectorText("all()"), (Direction.INGRESS,), staged=StagedAction.SET)
+    items: dict[Key, Value] = {TierKey(tier): Tier(tier), PolicyKey(tier, name): wall}
+    denied = Denial(
+        "would-deny",
+        "ingress",
+        Address("10.0.0.1"),
+        Address("10.0.0.2"),
+        "tcp",
+        first=0.0,
+        last=1.0,
+        why="end of StagedNetworkPolicy db/close",
+        src_pod="web/a",
+        dst_pod="db/b",
+        port=80,
+        deciding=Deciding("StagedNetworkPolicy", "db", "close", None),
+        packets=3,
+    )
+    with closing(open_store(url)) as store:
+        store.transact([Put(key_path(key), codec.encode(value)) for key, value in items.items()])
+        uncounted = run("staged", "--datastore", url)
+        for node, since in (("n1", 5.0), ("n2", 0.0)):
+            told = Denials(
+                NodeName(node), rehearsed=(denied,), staged=(StagedCount(policy, 1, 3, since),)
+            )
+            store.transact([Put(denials_path(NodeName(node)), msgspec.json.encode(told))])
+    assert "no node counts packets: start Felix with --denials on" in uncounted.err
+    found = run("staged", "--datastore", url)
+    epoch = "1970-01-01 00:00:00 UTC, packets that ask for a connection:"
+    seen = "would deny 3: web/a → db/b, tcp 80: end of StagedNetworkPolicy db/close"
+    assert found.out.splitlines()[2:] == [
+        f"  counted on 2 nodes since {epoch} would allow 2, would deny 6",
+        f"    {seen}",
+        f"    {seen}",
+    ]
+    (effect,) = run("staged", "--datastore", url, "-o", "json").json["policies"]
+    assert (effect["counted"]["would_deny"], effect["counted"]["nodes"]) == (6, 2)
+    told_by_denials = run("denials", "--staged", "--datastore", url, "-o", "json").json
+    assert [each["action"] for each in told_by_denials] == ["would-deny"] * 2
+    assert run("denials", "--datastore", url, "-o", "json").json == []

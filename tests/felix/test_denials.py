@@ -17,11 +17,14 @@ from calico_k8s.model.names import PolicyId, SelectorText, TierName
 from calico_k8s.model.resources import (
     Action,
     Direction,
+    EntityMatch,
     HostEndpoint,
     HostHook,
     Origin,
     Policy,
+    PortRange,
     Rule,
+    StagedAction,
     Tier,
     Value,
 )
@@ -160,6 +163,99 @@ def test_programs_of_the_machine_can_ask(
     assert path.stat().st_mode & 0o777 == 0o600
     machine.stop()
     assert not path.exists()
+
+
+def wall(*ingress: Rule) -> dict[Key, Value | None]:
+    """A staged policy that would let these in, and nothing else."""
+    name = PolicyId("StagedGlobalNetworkPolicy", "", "wall")
+    tier = TierName("default")
+    return {
+        TierKey(tier): Tier(tier),
+        PolicyKey(tier, name): Policy(
+            name,
+            tier,
+            SelectorText("all()"),
+            (Direction.INGRESS,),
+            ingress=ingress,
+            staged=StagedAction.SET,
+        ),
+    }
+
+
+def test_what_a_staged_policy_would_do_is_told_and_counted_and_every_packet_goes_on(
+    machine: Machine, client: PodSite, server: PodSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calico_k8s.felix.agent.COUNT_AFTER_S", 0.5)
+    agent = machine.start(denials="on")
+    origin = Origin("StagedGlobalNetworkPolicy", name="wall", index=0)
+    names = EntityMatch(ports=(PortRange(53, 53),))
+    lets_ask = Rule(Action.ALLOW, origin, protocol=17, dst=names)
+    open_both = stored(client, server, allow())
+    machine.settle(open_both | wall(lets_ask))
+    assert reaches(client, server)
+    flood = 1500
+    with client.namespace, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for port, packets in ((53, 5), (54, flood)):
+            for _ in range(packets):
+                sender.sendto(b"x", (server.addresses[0], port))
+
+    def counted() -> tuple[tuple[str, int, int], ...]:
+        found = agent.denials.staged
+        return tuple((each.policy, each.would_allow, each.would_deny) for each in found)
+
+    wanted = (("StagedGlobalNetworkPolicy/wall", 5, flood + 1),)
+    assert until(lambda: counted() == wanted, 20), counted()
+    kinds = {(d.action, d.protocol, d.port, d.why) for d in agent.denials.rehearsed}
+    end = "end of StagedGlobalNetworkPolicy wall"
+    assert kinds == {
+        ("would-allow", "udp", 53, "StagedGlobalNetworkPolicy wall, rule 1"),
+        ("would-deny", "udp", 54, end),
+        ("would-deny", "tcp", PORT, end),
+    }
+    denied = {("deny", 53, 5), ("deny", 54, flood)}
+    assert until(lambda: {(d.action, d.port, d.packets) for d in told(machine)} == denied, 20)
+    answer = msgspec.json.decode(ask(machine.folder / "denials"), type=Denials)
+    assert answer.staged == agent.denials.staged
+    machine.settle(dict.fromkeys(wall()) | open_both)
+    with client.namespace, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"x", (server.addresses[0], 55))
+    assert until(lambda: 55 in {d.port for d in told(machine)})
+    assert counted() == wanted
+
+
+def test_a_restart_goes_on_rehearsing_and_ends_it_where_the_policy_has_gone(
+    machine: Machine, client: PodSite, server: PodSite
+) -> None:
+    machine.start(denials="on")
+    machine.settle(stored(client, server, allow()) | wall())
+    held = machine.held()
+    machine.stop()
+    agent = machine.start(denials="on")
+    assert until(lambda: agent.is_enforcing)
+    assert machine.held() == held
+    assert reaches(client, server)
+    assert until(lambda: [each.would_deny for each in agent.denials.staged] == [1])
+    machine.stop()
+    revision = machine.put(dict.fromkeys(wall()))
+    agent = machine.start(denials="on")
+    assert until(lambda: machine.is_at(revision))
+    assert reaches(client, server)
+    with client.namespace, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"x", (server.addresses[0], 55))
+    assert one_told(machine).port == 55
+    assert agent.denials.staged == ()
+
+
+def test_without_the_setting_nothing_is_rehearsed_in_the_kernel(
+    machine: Machine, client: PodSite, server: PodSite
+) -> None:
+    machine.start()
+    machine.settle(stored(client, server, allow()))
+    machine.settle(wall())
+    assert reaches(client, server)
+    held = "".join(machine.held().values())
+    assert "-I0-" not in held
+    assert "-si-" not in held
 
 
 @pytest.mark.parametrize("machine", [*Backend, Native.NFTABLES], indirect=True, ids=str)

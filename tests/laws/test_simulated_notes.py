@@ -14,9 +14,11 @@ from hypothesis import given
 from calico_k8s.model.addresses import Address
 from calico_k8s.model.keys import Key
 from calico_k8s.model.resources import Action, Direction, Origin, Value
+from calico_k8s.model.staging import STAGED_KINDS, target_of
 from calico_k8s.policy.match import Flow
 from calico_k8s.policy.snapshot import Snapshot
-from calico_k8s.policy.verdict import Verdict, judge
+from calico_k8s.policy.staging import enacted, staged_policies
+from calico_k8s.policy.verdict import SKIPPED, Decision, Step, Verdict, applies, decide, judge
 from calico_k8s.render.notes import Note, NoteKind, Unasked
 from calico_k8s.render.static import STATIC_NOTES
 from tests.laws.test_simulated_definition import SimulatedNode, is_a_packet
@@ -79,3 +81,49 @@ def logs(verdict: Verdict) -> Iterator[tuple[Direction, Origin]]:
         for step in decision.steps:
             if step.rule is not None and step.outcome == Action.LOG:
                 yield decision.direction, step.rule.origin
+
+
+@given(states, samples)
+def test_what_staged_policies_would_do_is_told_as_the_definition_says_once_they_are_enforced(
+    state: Mapping[Key, Value], flows: tuple[Flow, ...]
+) -> None:
+    snapshot = Snapshot.from_items(state)
+    nodes = [SimulatedNode(name, state, tells=True) for name in NODES]
+    for flow in filter(is_a_packet, flows):
+        notes = [note for node, outcome in way(nodes, flow) for note in told(node, outcome)]
+        would = {
+            (note.kind, note.direction, note.cause)
+            for note in notes
+            if note.kind in (NoteKind.WOULD_DENY, NoteKind.WOULD_ALLOW)
+        }
+        assert would == set(rehearsed(snapshot, judge(snapshot, flow), flow)), flow
+
+
+def rehearsed(
+    snapshot: Snapshot, verdict: Verdict, flow: Flow
+) -> Iterator[tuple[NoteKind, Direction, Origin]]:
+    """What a staged policy would decide, for each end that was asked."""
+    then = enacted(snapshot, staged_policies(snapshot))
+    for now in filter(None, (verdict.egress, verdict.ingress)):
+        decision = decide(then, now.endpoint, now.direction, flow)
+        cause = decision.deciding
+        is_skipped = Step("tier", cause.name, SKIPPED) in now.steps
+        if cause.kind == "Tier" and is_skipped:
+            cause = bringing(snapshot, then, now, cause.name)
+        if cause.kind in STAGED_KINDS:
+            is_denial = decision.action is Action.DENY
+            kind = NoteKind.WOULD_DENY if is_denial else NoteKind.WOULD_ALLOW
+            yield kind, now.direction, cause
+
+
+def bringing(snapshot: Snapshot, then: Snapshot, now: Decision, tier: str) -> Origin:
+    """The staged policy for whose sake a tier would be asked: its first."""
+    first = next(
+        policy.id
+        for each, policies in then.policies_by_tier
+        if each.name == tier
+        for policy in policies
+        if applies(then, policy, now.endpoint, now.direction)
+    )
+    staged = (policy.id for policy in staged_policies(snapshot))
+    return Origin(*next(name for name in staged if target_of(name) == first))

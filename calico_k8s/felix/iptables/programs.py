@@ -24,8 +24,8 @@ _SAVED_RULE = re.compile(
     rf'^-A (\S+) (.*-m comment --comment "?{COMMENT_PREFIX}([\w-]+)"?.*)$', re.MULTILINE
 )
 _SAVED_JUMP = re.compile(r"^-A \S+ (-j cali-\S+)$", re.MULTILINE)
-_COUNTED_DROP = re.compile(
-    rf'^\[(\d+):\d+\] -A (\S+) (?:-m comment --comment "?{COMMENT_PREFIX}[\w-]+"? )?-j DROP$',
+_COUNTED = re.compile(
+    rf'^\[(\d+):\d+\] -A (\S+) (?:-m comment --comment "?{COMMENT_PREFIX}[\w-]+"? )?-j (?:DROP|RETURN)$',
     re.MULTILINE,
 )
 _VERSION = re.compile(r" v(\d+(?:\.\d+)+)")
@@ -93,14 +93,14 @@ def save(
     return done.stdout
 
 
-def dropped_packets(backend: Backend, version: Version, table: TableName) -> dict[str, int]:
-    """How many packets the bare ``DROP`` rules of each chain of a table have met.
+def counted_packets(backend: Backend, version: Version, table: TableName) -> dict[str, int]:
+    """How many packets the rules without a match that end each chain of a table have met.
 
     Raises:
         IptablesError: the program failed.
     """
     found: dict[str, int] = {}
-    for packets, chain in _COUNTED_DROP.findall(save(backend, version, table, counters=True)):
+    for packets, chain in _COUNTED.findall(save(backend, version, table, counters=True)):
         found[chain] = found.get(chain, 0) + int(packets)
     return found
 

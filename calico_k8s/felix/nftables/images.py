@@ -27,7 +27,7 @@ RAW_PREFIX: Final = "raw-"
 """What tells the raw table's chains from those of the same name in mangle."""
 COUNTED: Final = "<counted>"
 """Before the comment of a rule that counts its packets."""
-_DROP: Final = text.rule(text.DROP)
+_ENDS: Final = (text.rule(text.DROP), text.rule(text.RETURN))
 _LEAVES: Final = "-m mark --map "
 """Stands for the leaves among a chain's rules; what follows is the mask."""
 _MAPPED: Final = frozenset(ROOTS.values())
@@ -62,7 +62,7 @@ def write_chain(
     for rule in rules:
         leaf = split_leaf(rule) if name in _MAPPED else None
         if leaf is None or mask not in (None, leaf.mask):
-            counted = COUNTED if is_counting and rule == _DROP else ""
+            counted = COUNTED if is_counting and rule in _ENDS else ""
             lines.append((f"{counted}{comment_of(rule)}", rule))
             continue
         if mask is None:
@@ -151,6 +151,7 @@ def _lines(
 def _group(chain: str) -> tuple[str, str]:
     """``cali-i0-ID`` and ``cali-i1-ID`` are of one group; any other chain is alone."""
     parts = chain.split("-", 2)
-    if len(parts) == 3 and parts[1][:1] in ("e", "i") and parts[1][1:].isdecimal():
-        return parts[1][0], parts[2]
+    stage = parts[1].lower() if len(parts) == 3 else ""
+    if stage[:1] in ("e", "i") and stage[1:].isdecimal():
+        return stage[0], parts[2]
     return chain, ""
