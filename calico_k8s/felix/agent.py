@@ -271,8 +271,7 @@ class Agent:
         has_begun = self._enforcer.has_begun
         if self._enforcer.flush() or not has_begun:
             self._take_settings(now_s)
-        if self.learning.follow(self._settings.config.dns_extra_ttl_s, now_s):
-            self._configure()
+        self.learning.follow(self._settings.config.dns_extra_ttl_s, now_s)
         if not has_begun:
             self._enforcer.begin(self._render_config(), now_s)
         before = self._attachments.found

@@ -22,7 +22,7 @@ from calico_k8s.render.dispatch import leaf_depth, tree_height
 from calico_k8s.render.groups import RenderedGroup, render_group
 from calico_k8s.render.hosts import NO_HOSTS, HostTables
 from calico_k8s.render.marks import MarkLayout, Number, NumberAllocator
-from calico_k8s.render.names import is_stage, stage_chain
+from calico_k8s.render.names import stage_chain
 from calico_k8s.render.notes import Note
 from calico_k8s.render.rules import NetsIpset
 from calico_k8s.render.settings import RenderConfig
@@ -73,7 +73,15 @@ class _Standing(NamedTuple):
     @property
     def stages(self) -> int:
         """How many chains a packet may pass, one after the other."""
-        return max(sum(map(is_stage, each.chains)) for each in self.rendered.values())
+        return max(each.stages for each in self.rendered.values())
+
+    @property
+    def rehearsed_stages(self) -> int:
+        """... and before what is rehearsed is told."""
+        return max(each.rehearsed_stages for each in self.rendered.values())
+
+    def without_rehearsal(self) -> "_Standing":
+        return self._replace(rendered={v: r.without_rehearsal() for v, r in self.rendered.items()})
 
 
 class GroupBook:
@@ -209,15 +217,11 @@ class GroupBook:
     ) -> tuple[Table, ...]:
         """Every table, with retired groups beside the live, and what host endpoints ask."""
         tables: list[Table] = []
-        self._too_deep = self._find_too_deep(config)
+        standing = self._led_to(config)
         for version in self._versions:
             leaves: dict[Direction, dict[ChainName, int]] = {d: {} for d in Direction}
             # An earlier run may have ended before it wrote the chain in every family.
-            present = {
-                chain: each
-                for chain, each in self._in_order()
-                if version in each.rendered and chain not in self._too_deep
-            }
+            present = {chain: each for chain, each in standing.items() if version in each.rendered}
             for chain, each in present.items():
                 leaves[each.direction][chain] = each.number
             groups = (each.rendered[version] for each in present.values())
@@ -225,24 +229,29 @@ class GroupBook:
             tables += render_tables(config, version, groups, leaves, asked_by_hosts)
         return tuple(tables)
 
-    def _find_too_deep(self, config: RenderConfig) -> dict[ChainName, str]:
-        """Why groups have no leaf: it stands so deep that the kernel would not follow their last stage.
+    def _led_to(self, config: RenderConfig) -> dict[ChainName, _Standing]:
+        """The groups that have a leaf, as far as the kernel follows from where it stands.
 
-        The number that their endpoints have leads nowhere then, which denies.
+        A group with more stages has none: the number that its endpoints have leads nowhere then,
+        which denies.  One that only rehearses more does not rehearse.
         """
+        found = dict(self._in_order())
+        self._too_deep = {}
         if config.stages_max is None or config.has_own_table:
-            return {}
-        found: dict[ChainName, str] = {}
+            return found
         for direction in Direction:
-            standing = {c: s for c, s in self._standing.items() if s.direction is direction}
-            numbers = [each.number for each in standing.values()]
+            groups = {c: s for c, s in found.items() if s.direction is direction}
+            numbers = [each.number for each in groups.values()]
             surely = config.stages_max - tree_height(numbers)
-            for chain, each in standing.items():
-                if each.stages <= surely:
+            for chain, each in groups.items():
+                if max(each.stages, each.rehearsed_stages) <= surely:
                     continue
                 followed = config.stages_max - leaf_depth(each.number, numbers)
                 if each.stages > followed:
-                    found[chain] = _too_many(each.stages, followed)
+                    self._too_deep[chain] = _too_many(each.stages, followed)
+                    del found[chain]
+                elif each.rehearsed_stages > followed:
+                    found[chain] = each.without_rehearsal()
         return found
 
     def _stand(self, live: LiveGroup) -> None:

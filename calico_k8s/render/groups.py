@@ -17,7 +17,14 @@ from calico_k8s.model.addresses import Version
 from calico_k8s.model.resources import EARLY_HOOKS, Action, HostHook, Origin
 from calico_k8s.model.staging import STAGED_KINDS
 from calico_k8s.render import text
-from calico_k8s.render.names import DENY, HOST_DENY, HOST_SKIP, stage_chain
+from calico_k8s.render.names import (
+    DENY,
+    HOST_DENY,
+    HOST_SKIP,
+    is_rehearsed_stage,
+    is_stage,
+    stage_chain,
+)
 from calico_k8s.render.notes import Note, NoteKind, counting_chain, denying_chain, log_target
 from calico_k8s.render.rules import NetsIpset, render_rule
 from calico_k8s.render.tables import ChainName, RuleText
@@ -25,7 +32,7 @@ from calico_k8s.render.text import RETURN, Target
 
 REHEARSED_MAX = 6
 """Stages that a packet goes through at most, where some of them are rehearsed: iptables over nf_tables
-follows seven where a node has 250 groups, and refuses the whole write beyond."""
+follows so many where a node has 250 groups.  Where it has more, see ``without_rehearsal``."""
 
 LOG_PREFIX = "calico-packet: "
 
@@ -46,6 +53,33 @@ class RenderedGroup(msgspec.Struct, frozen=True):
     def entry(self) -> ChainName:
         """The first stage's chain."""
         return next(iter(self.chains))
+
+    @property
+    def stages(self) -> int:
+        """How many chains a packet passes at most before its verdict."""
+        return sum(map(is_stage, self.chains))
+
+    @property
+    def rehearsed_stages(self) -> int:
+        """... and before what is rehearsed is told; 0 where nothing is."""
+        rehearsed = [chain for chain in self.chains if is_rehearsed_stage(chain)]
+        if not rehearsed:
+            return 0
+        aside = text.rule(text.jump(rehearsed[0]))
+        stages = [rules for chain, rules in self.chains.items() if is_stage(chain)]
+        before = next((n for n, rules in enumerate(stages, start=1) if aside in rules), 0)
+        return before + len(rehearsed)
+
+    def without_rehearsal(self) -> "RenderedGroup":
+        """The same verdicts, and nothing rehearsed: the kernel would not follow that far."""
+        rehearsed = {chain for chain in self.chains if is_rehearsed_stage(chain)}
+        asides = {text.rule(text.jump(chain)) for chain in rehearsed}
+        kept = {
+            chain: tuple(rule for rule in rules if rule not in asides)
+            for chain, rules in self.chains.items()
+            if chain not in rehearsed
+        }
+        return msgspec.structs.replace(self, chains=kept)
 
     @property
     def allows_all(self) -> bool:

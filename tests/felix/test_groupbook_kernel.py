@@ -8,11 +8,12 @@ from calico_k8s.felix.iptables.programs import Backend, restore, save
 from calico_k8s.model.addresses import Version
 from calico_k8s.model.resources import Direction
 from calico_k8s.render.dispatch import tree_height
+from calico_k8s.render.groups import REHEARSED_MAX
 from calico_k8s.render.marks import FIRST_GROUP, mark_layout
 from calico_k8s.render.settings import STAGES_MAX, RenderConfig
 from tests.namespaces import Namespace, run
 from tests.render.kernels import VERSIONS, ipset_text, ipsets, restore_text
-from tests.render.states import State, deep
+from tests.render.states import State, deep, rehearsing
 
 pytestmark = pytest.mark.kernel
 
@@ -49,6 +50,25 @@ def test_the_kernel_follows_as_many_stages_as_are_let_through(
         is_led_to = "-g cali-i0-deep" in save(Backend.NFT, 6, "mangle")
         assert is_led_to == (not groups.closed)
         assert is_led_to or stages > surely
+
+
+@pytest.mark.parametrize("others", [60, 1020])
+def test_what_is_rehearsed_beyond_where_the_kernel_follows_is_left_out(
+    namespace: Namespace, others: int
+) -> None:
+    restore_sets(VERSIONS)
+    groups = book_of(others, 1)
+    for begins in (1, 3):
+        rehearsed = rehearsing(f"r{begins}", Direction.INGRESS, begins, REHEARSED_MAX - begins)
+        groups.update(rehearsed, 0.0)
+    for table in groups.tables(EVERYTHING):
+        restore(Backend.NFT, table.version, restore_text(table))
+    rules = save(Backend.NFT, 4, "mangle")
+    follows = STAGES_MAX - tree_height([FIRST_GROUP + others + 3])
+    for begins in (1, 3):
+        assert f"-g cali-i0-r{begins}" in rules
+        assert (f"-j cali-I0-r{begins}" in rules) == (follows >= REHEARSED_MAX)
+    assert not groups.closed
 
 
 def test_one_stage_more_is_refused(namespace: Namespace) -> None:

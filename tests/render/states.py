@@ -22,6 +22,7 @@ from calico_k8s.calc.deltas import (
     Member,
     Polarity,
     PortMember,
+    Rehearsal,
     ResolvedRule,
     Stage,
 )
@@ -139,6 +140,16 @@ def deep(name: str, direction: Direction, count: int) -> Group:
     middle = Stage(TierName("t"), rules, Action.PASS, Origin("Tier", name="t"))
     last = msgspec.structs.replace(middle, end=Action.DENY)
     return group(name, direction, *(middle,) * (count - 1), last)
+
+
+def rehearsing(name: str, direction: Direction, count: int, rehearsed: int) -> Group:
+    """A group of so many stages, at whose last begins a rehearsal of so many."""
+    found = deep(name, direction, count)
+    staged = Origin("StagedNetworkPolicy", namespace="shop", name="wall")
+    middle = msgspec.structs.replace(found.stages[-1], end=Action.PASS)
+    last = Stage(middle.tier, (), Action.DENY, staged)
+    rehearsal = Rehearsal(count - 1, 0, (*(middle,) * (rehearsed - 1), last))
+    return msgspec.structs.replace(found, rehearsal=rehearsal)
 
 
 def rendered(state: State, version: Version) -> dict[GroupId, RenderedGroup]:

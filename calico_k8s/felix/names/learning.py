@@ -100,10 +100,9 @@ class Learning:
             self._journal.close()
         os.close(self._news)
 
-    def follow(self, extra_ttl_s: float, now_s: float) -> bool:
-        """Ask what the graph's sets ask since its last flush; whether chains have to follow."""
+    def follow(self, extra_ttl_s: float, now_s: float) -> None:
+        """Ask what the graph's sets ask since its last flush."""
         self._book.extra_ttl_s = extra_ttl_s
-        asked = bool(self._patterns)
         patterns = frozenset(self._graph.domains)
         if patterns != self._patterns or not self._has_followed:
             self._patterns, self._has_followed = patterns, True
@@ -111,7 +110,6 @@ class Learning:
             if self._listener is not None:
                 self._listener.ask(patterns)
         self._listen(now_s)
-        return bool(patterns) is not asked
 
     def take(self, now_s: float) -> bool:
         """Learn from the answers that wait, and let lapse what is too old; whether the graph has news."""
