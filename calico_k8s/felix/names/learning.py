@@ -8,7 +8,7 @@ listener while any domain is asked, and none else.
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -58,11 +58,6 @@ class Learning:
         return self._news
 
     @property
-    def listens(self) -> bool:
-        """Whether answers are held."""
-        return self._listener is not None
-
-    @property
     def problems(self) -> tuple[str, ...]:
         """What keeps it from learning: one sentence each."""
         problem = self._problem or (self._listener.problem if self._listener is not None else None)
@@ -80,11 +75,6 @@ class Learning:
     def sizes(self) -> tuple[int, int]:
         """How many names there are, and addresses of theirs."""
         return len(self._book.records), self._book.address_count
-
-    @property
-    def records(self) -> Mapping[DomainName, NameRecord]:
-        """What is known."""
-        return self._book.records
 
     def called(self, address: Address) -> DomainName | None:
         """What an address is called, by what was learnt or by the last answer that gave it."""
