@@ -22,7 +22,8 @@
     │   │   └── KubeExpired         the asked-for revision is gone; list again
     │   └── Deposed             another controller writes the datastore now
     └── KernelError             the kernel, or a tool that drives it, refused
-        ├── IptablesError           iptables-restore or its lock
+        ├── IptablesError           iptables-restore
+        │   └── LockHeld            its lock could not be had in time
         └── NetlinkError            a netlink request, with its errno
 
 A message is one sentence for people: what was wrong, where, what would be right.  Adapters turn
@@ -135,7 +136,11 @@ class KernelError(CalicoError):
 
 
 class IptablesError(KernelError):
-    """iptables-restore refused its input, or its lock could not be had in time."""
+    """iptables-restore refused its input, or failed."""
+
+
+class LockHeld(IptablesError):
+    """Another program held the xtables lock for all of the time: nothing was written."""
 
 
 class NetlinkError(KernelError):

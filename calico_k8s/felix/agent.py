@@ -447,7 +447,7 @@ class Agent:
 
     def _fail(self, error: KernelError, now_s: float) -> None:
         log.error("the kernel was not brought to what is desired", error=str(error))
-        self._report.note_failed(str(error))
+        self._report.note_failed(error)
         self._schedule.at(Task.RETRY, now_s + self._retry_s)
         self._retry_s = min(2 * self._retry_s, RETRY_LONGEST_S)
         self._tell_soon(now_s)

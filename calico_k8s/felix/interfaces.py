@@ -17,7 +17,7 @@ An address on a bridge belongs to the port it was first seen behind, until that 
 endpoint, or the address's place on the bridge is gone: answering for it from another port changes nothing.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -270,8 +270,8 @@ class InterfaceWatcher:
         NetlinkError: from every method.
     """
 
-    def __init__(self) -> None:
-        self._events = RoutingEvents()
+    def __init__(self, on_lost: Callable[[], None] = lambda: None) -> None:
+        self._events = RoutingEvents(on_lost)
         self._socket = RoutingSocket()
 
     def fileno(self) -> int:
@@ -284,7 +284,10 @@ class InterfaceWatcher:
         self._socket.close()
 
     def changes(self) -> Change:
-        """What changed since the last call; never blocks."""
+        """What changed since the last call; never blocks.
+
+        Where the kernel had no room for events, that is told, and everything counts as changed.
+        """
         return self._events.changes()
 
     def read(self) -> HostState:

@@ -10,7 +10,7 @@ Only names with our prefixes are read or written.  A set of ours nobody asked fo
 """
 
 import errno
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple, Protocol
 
@@ -93,8 +93,10 @@ class IpsetDriver:
         maxelem: int = DEFAULT_MAXELEM,
         hashsize: int = DEFAULT_HASHSIZE,
         sets: IpsetKernel | None = None,
+        on_full: Callable[[], None] = lambda: None,
     ) -> None:
         self._socket = sets or IpsetSocket()
+        self._on_full = on_full
         self._maxelem = maxelem
         self._hashsize = hashsize
         self._states: dict[IpsetName, _IpsetState] = {}
@@ -347,6 +349,7 @@ class IpsetDriver:
         header = self._socket.headers()[state.ipset.name]
         maxelem = min(max(2 * header.maxelem, 2 * len(wanted)), MAXELEM_MAX)
         log.warning("an ipset is full and made larger", ipset=state.ipset.name, maxelem=maxelem)
+        self._on_full()
         name = IpsetName(IPSET_PREFIXES[state.ipset.version] + REBUILD_SUFFIX)
         larger = msgspec.structs.replace(state.ipset, name=name)
         self._stale.add(name)

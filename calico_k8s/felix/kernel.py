@@ -7,9 +7,10 @@ business.
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from enum import StrEnum
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from calico_k8s.felix.iptables.backend import clean_tables, sweep_backend
 from calico_k8s.felix.iptables.driver import TableDriver
 from calico_k8s.felix.iptables.nftdirect import NftWriter, open_writer
 from calico_k8s.felix.iptables.programs import Backend, counted_packets, save, try_rule
+from calico_k8s.felix.metrics import FaultKind
 from calico_k8s.felix.nftables.driver import Nftables, clean_nftables
 from calico_k8s.felix.nftables.foreign import foreign_drops
 from calico_k8s.felix.order import ChangedSet, Role
@@ -74,16 +76,25 @@ class Kernel:
         KernelError: from every method; drivers then work from what they read back.
     """
 
-    def __init__(self, backend: AnyBackend, hold_mark: int, lock_timeout_s: float) -> None:
+    def __init__(
+        self,
+        backend: AnyBackend,
+        hold_mark: int,
+        lock_timeout_s: float,
+        on_fault: Callable[[FaultKind], None] = lambda _fault: None,
+    ) -> None:
         self.backend = backend
         self._lock_timeout_s = lock_timeout_s
         self.versions = node_versions()
-        self.interfaces = InterfaceWatcher()
+        self.interfaces = InterfaceWatcher(partial(on_fault, "events-lost"))
         self.bridges = BridgeDriver()
         self.transactions = NftEvents()
         """Of nftables, by any program."""
         self._nftables = Nftables(self.versions) if backend is Native.NFTABLES else None
-        self.ipsets = IpsetDriver(sets=None if self._nftables is None else self._nftables.sets)
+        self.ipsets = IpsetDriver(
+            sets=None if self._nftables is None else self._nftables.sets,
+            on_full=partial(on_fault, "ipset-full"),
+        )
         self._tables = self._table_writers()
         self._netlink: NftWriter | None = None
         self.applier = Applier(self.ipsets, self._tables, hold_mark, self._nftables)

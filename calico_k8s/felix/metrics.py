@@ -24,7 +24,7 @@ from prometheus_client import Counter, Gauge
 
 from calico_k8s.datastore.syncer import SyncState
 from calico_k8s.datastore.updates import Arrival
-from calico_k8s.errors import StoreError
+from calico_k8s.errors import KernelError, LockHeld, StoreError
 from calico_k8s.felix.apply import Written
 from calico_k8s.felix.conntrack import CutResult
 from calico_k8s.felix.ipsets import Sizes
@@ -37,6 +37,9 @@ PREFIX = "calico_k8s_felix"
 
 ProblemKind = Literal["kernel", "network", "stored", "settings", "rendering"]
 DriftKind = Literal["tables", "ipsets", "bridges"]
+FaultKind = Literal["ipset-full", "events-lost", "lock-held"]
+"""A set at its limit, made larger; events of the network that found no room, so it is read anew; a
+write that another program's xtables lock kept waiting for longer than ``--lock-timeout``."""
 
 
 class Metrics:
@@ -87,6 +90,14 @@ class Metrics:
         self._rules = made.counter("rule_lines_written_total", "Lines of iptables-restore written")
         self._members = made.counter("ipset_entries_written_total", "Ipset entries written")
         self._apply_errors = made.counter("apply_errors_total", "Kernel writes that failed")
+        faults = made.counter(
+            "kernel_faults_total",
+            "What the kernel refused or lost, each made good or tried again",
+            "kind",
+        )
+        self._faults: dict[FaultKind, Counter] = {
+            kind: faults.labels(kind) for kind in get_args(FaultKind)
+        }
         drift = made.counter(
             "drift_repaired_total", "What another program had changed, put right again", "kind"
         )
@@ -201,10 +212,16 @@ class Metrics:
         self._start_s.set(duration_s)
         self._waiting = self._calculated_s = None
 
-    def on_failed(self) -> None:
+    def on_failed(self, error: KernelError) -> None:
         """A kernel write failed."""
         self._is_enforcing.set(0)
         self._apply_errors.inc()
+        if isinstance(error, LockHeld):
+            self.on_fault("lock-held")
+
+    def on_fault(self, kind: FaultKind) -> None:
+        """Something was refused or lost that need not be told of otherwise."""
+        self._faults[kind].inc()
 
     def on_drift(self, kind: DriftKind, count: int) -> None:
         """Something was mended."""

@@ -94,8 +94,8 @@ def running_parts(identity: Identity, store: Store, metrics_port: int = 0) -> It
     sys.setswitchinterval(SWITCH_S)
     layout = mark_layout(config.mark_mask)
     backend = choose_backend(config)
-    kernel = Kernel(backend, layout.mark(Number.HELD), config.lock_timeout_s)
     metrics = Metrics()
+    kernel = Kernel(backend, layout.mark(Number.HELD), config.lock_timeout_s, metrics.on_fault)
     queue, watch, status = UpdateQueue(), _Watch(metrics), StatusWriter(store)
     syncer = Syncer(store, keys.V1, queue, watch)
     try:

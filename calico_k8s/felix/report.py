@@ -12,6 +12,7 @@ from calico_k8s.calc.deltas import LocalEndpoint
 from calico_k8s.calc.graph import Graph
 from calico_k8s.datastore.store import Revision
 from calico_k8s.datastore.updates import Arrival
+from calico_k8s.errors import KernelError
 from calico_k8s.felix.apply import Written
 from calico_k8s.felix.interfaces import Interfaces
 from calico_k8s.felix.ipsets import Sizes
@@ -97,10 +98,10 @@ class Report:
             log.warning("another program drops what policy allows", problem=sentence)
         return is_news
 
-    def note_failed(self, error: str) -> None:
+    def note_failed(self, error: KernelError) -> None:
         """A write of the kernel failed."""
-        self._failure = error
-        self._metrics.on_failed()
+        self._failure = str(error)
+        self._metrics.on_failed(error)
 
     def note_well(self) -> None:
         """What failed is no longer tried."""

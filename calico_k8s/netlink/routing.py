@@ -10,7 +10,7 @@ import errno
 import ipaddress
 import socket
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Flag, auto
 from typing import Final, NamedTuple
 
@@ -255,8 +255,9 @@ class RoutingSocket:
 class RoutingEvents:
     """Tells that links, addresses, routes or neighbours changed; its ``fileno`` may be polled."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_lost: Callable[[], None] = lambda: None) -> None:
         self._socket = NetlinkSocket(NETLINK_ROUTE, _EVENT_GROUPS)
+        self._on_lost = on_lost
 
     def fileno(self) -> int:
         """Readable when :meth:`changes` has something."""
@@ -275,6 +276,7 @@ class RoutingEvents:
         except NetlinkError as error:
             if error.errno != errno.ENOBUFS:
                 raise
+            self._on_lost()
             return Change.EVERYTHING
         return seen
 

@@ -100,6 +100,11 @@ class PodSite:
         ip(f"neigh replace {v4} lladdr {lladdr} dev {self.link}")
         ip(f"-6 neigh replace {v6} lladdr {lladdr} dev {self.link}")
 
+    def replug(self) -> None:
+        """Take its veth away and give it another of the same name."""
+        ip(f"link del {self.link}")
+        self._attach()
+
     def stored(
         self, *profiles: str, created: float = 0.0, labels: Mapping[str, str] = NO_LABELS
     ) -> dict[Key, Value | None]:

@@ -9,7 +9,7 @@ from prometheus_client import generate_latest
 from calico_k8s.datastore.stamp import Stamp
 from calico_k8s.datastore.syncer import SyncState
 from calico_k8s.datastore.updates import Arrival
-from calico_k8s.errors import StoreUnavailable
+from calico_k8s.errors import LockHeld, StoreUnavailable
 from calico_k8s.felix.apply import Written
 from calico_k8s.felix.conntrack import CutResult
 from calico_k8s.felix.ipsets import Sizes
@@ -92,8 +92,9 @@ def test_what_fails_waits_on_from_its_first_arrival(metrics: Metrics) -> None:
     metrics.on_changes(Arrival(now_s - 2.0, time.time()), 7)
     metrics.on_calculated()
     time.sleep(0.02)
-    metrics.on_failed()
+    metrics.on_failed(LockHeld("held"))
     assert value(metrics, "enforcing") == 0
+    assert value(metrics, "kernel_faults_total", kind="lock-held") == 1
     metrics.on_changes(Arrival(now_s, time.time()), 8)
     metrics.on_calculated()
     assert value(metrics, "oldest_change_seconds") == pytest.approx(2.0, abs=0.3)

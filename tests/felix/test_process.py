@@ -3,6 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -10,11 +11,17 @@ import pytest
 
 from calico_k8s.errors import UnavailableError
 from calico_k8s.felix import agent as agents
+from calico_k8s.felix import kernel as kernels
 from calico_k8s.felix import process
 from calico_k8s.felix.agent import Identity
+from calico_k8s.felix.ipsets import IpsetDriver
 from calico_k8s.felix.iptables.programs import Backend, program_name
 from calico_k8s.felix.status import StatusWriter
-from calico_k8s.model.names import NodeName
+from calico_k8s.model.addresses import Address
+from calico_k8s.model.keys import EndpointKey, Key
+from calico_k8s.model.names import EndpointId, NamespaceName, NodeName, ProfileId
+from calico_k8s.model.resources import Value, WorkloadEndpoint
+from calico_k8s.netlink import socket as netlink_socket
 from tests.felix.nodes import (
     READY,
     Machine,
@@ -54,6 +61,23 @@ def metric(name: str) -> float:
         if line.startswith(f"calico_k8s_felix_{name} ")
     )
     return float(line.split()[1])
+
+
+def fault(kind: str) -> float:
+    """How often the kernel has refused or lost something of a kind."""
+    return metric(f'kernel_faults_total{{kind="{kind}"}}')
+
+
+def elsewhere(count: int) -> dict[Key, Value | None]:
+    """Pods of another node that have the profile ``friends``."""
+    found: dict[Key, Value | None] = {}
+    for number in range(1, count + 1):
+        pod = EndpointId(NodeName("n2"), NamespaceName("ns"), f"pod-{number}")
+        address = Address(f"10.2.0.{number}")
+        found[EndpointKey(pod)] = WorkloadEndpoint(
+            pod, (address,), profiles=(ProfileId("friends"),)
+        )
+    return found
 
 
 def test_an_agent_tells_what_it_does(machine: Machine) -> None:
@@ -97,9 +121,55 @@ def test_a_kernel_that_refuses_is_not_ready_and_its_change_is_seen_to_wait(
     assert until(lambda: metric("apply_errors_total") >= 2)
     assert metric("oldest_change_seconds") > 0.2
     assert metric('problems{kind="kernel"}') == 1
+    assert fault("lock-held") >= 2
     fcntl.flock(lock, fcntl.LOCK_UN)
     assert until(lambda: ask(PORT, "/readyz") == (200, "ok\n"))
     assert metric("apply_latency_seconds_sum") > 0.2
+
+
+def test_a_set_at_its_limit_is_made_larger_and_counted(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "IpsetDriver", partial(IpsetDriver, maxelem=8))
+    client, server = machine.pod("client", 10), machine.pod("server", 11)
+    machine.start(metrics_port=PORT)
+    open_and_closed = rules("closed", allow("access")) | rules("open", allow())
+    machine.settle(READY | open_and_closed | tags("friends", "access"))
+    machine.settle(elsewhere(8) | server.stored("closed"))
+    assert fault("ipset-full") == 0, "eight is its limit"
+    machine.settle(client.stored("open", "friends"))
+    assert fault("ipset-full") >= 1
+    assert metric("enforcing") == 1
+    assert reaches(client, server)
+    machine.settle(client.stored("open"))
+    assert not reaches(client, server)
+
+
+def test_events_that_find_no_room_are_counted_and_nothing_is_missed(
+    machine: Machine, lock: TextIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop waits for a lock while the network changes more often than its socket has room for."""
+    monkeypatch.setattr(netlink_socket, "BUFFER_BYTES", 512 * 1024)  # an eighth: some 1,000 events
+    client, server = machine.pod("client", 10), machine.pod("server", 11)
+    machine.start(metrics_port=PORT, lock_timeout_s="60")
+    machine.settle(READY | rules("open", allow()) | client.stored("open") | server.stored("open"))
+    assert reaches(client, server)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    machine.put(rules("shut") | server.stored("shut"))
+    assert until(lambda: metric("oldest_change_seconds") > 0.2)
+    flood = tmp_path / "flood"
+    lines = (
+        f"neigh replace 10.9.9.9 lladdr 02:00:00:00:00:0{n % 2} dev {client.link}\n"
+        for n in range(4000)
+    )
+    flood.write_text("".join(lines))
+    run("ip", "-batch", str(flood))
+    server.replug()
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    assert until(lambda: fault("events-lost") >= 1)
+    machine.settle(server.stored("open"))
+    assert until(lambda: reaches(client, server))
+    assert reaches(server, client), "its new interface is known as a workload's"
 
 
 def test_a_loop_that_hangs_is_not_alive_and_lives_again_when_it_goes_on(

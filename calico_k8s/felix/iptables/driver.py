@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, Protocol
 
-from calico_k8s.errors import IptablesError, NetlinkError
+from calico_k8s.errors import IptablesError, LockHeld, NetlinkError
 from calico_k8s.felix.differences import Difference
 from calico_k8s.felix.iptables.compare import table_differences
 from calico_k8s.felix.iptables.hashes import HashedTable, Hasher, RuleHash
@@ -249,6 +249,8 @@ class TableDriver:
                     return
         try:
             self._restore(plan.restore_text(self._table))
+        except LockHeld:
+            raise  # it would be as long again until the next try says the same
         except IptablesError:
             if not plan.deletes:
                 raise

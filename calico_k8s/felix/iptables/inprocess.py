@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from calico_k8s.errors import IptablesError
+from calico_k8s.errors import IptablesError, LockHeld
 from calico_k8s.felix.iptables.plan import Plan, own_chain
 from calico_k8s.model.addresses import Version
 from calico_k8s.render.tables import TableName
@@ -149,7 +149,7 @@ def edit_table(
 
     Raises:
         InProcessRefusal: refused; nothing was written.
-        IptablesError: the lock was not had in time.
+        LockHeld: the lock was not had in time.
     """
     import iptc
 
@@ -207,7 +207,7 @@ def _xtables_lock(timeout_s: float) -> Iterator[None]:
 
     Raises:
         InProcessRefusal: the file cannot be opened.
-        IptablesError: another program held it for all of the time.
+        LockHeld: another program held it for all of the time.
     """
     path = Path(os.environ.get("XTABLES_LOCKFILE") or DEFAULT_LOCK)
     end = time.monotonic() + timeout_s
@@ -222,7 +222,7 @@ def _xtables_lock(timeout_s: float) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= end:
-                    raise IptablesError(
+                    raise LockHeld(
                         f"another program holds the xtables lock {path} for over {timeout_s:g} s"
                     ) from None
                 time.sleep(LOCK_PAUSE_S)

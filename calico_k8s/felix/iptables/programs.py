@@ -10,7 +10,7 @@ import subprocess
 from enum import StrEnum
 from typing import Final
 
-from calico_k8s.errors import IptablesError
+from calico_k8s.errors import IptablesError, LockHeld
 from calico_k8s.felix.iptables.hashes import COMMENT_PREFIX, RuleHash, jump_hash
 from calico_k8s.model.addresses import Version
 from calico_k8s.render.tables import CHAIN_PREFIX, RuleText, TableName
@@ -18,6 +18,11 @@ from calico_k8s.render.tables import CHAIN_PREFIX, RuleText, TableName
 DEFAULT_LOCK_TIMEOUT_S: Final = 10.0
 PROGRAM_TIMEOUT_S: Final = 60.0
 """Over the lock's: a load of 10,000 rules takes well below a second."""
+
+_RESOURCE_PROBLEM: Final = (
+    4  # xtables, enum xtables_exittype: the lock, or a table changed meanwhile
+)
+_LOCK_WORDS: Final = "xtables lock"
 
 _LINE = re.compile(r"line:? (\d+)")
 _SAVED_RULE = re.compile(
@@ -50,13 +55,16 @@ def restore(
     """Write the tables of ``text``, each as one transaction, leaving what it does not name.
 
     Raises:
-        IptablesError: refused, with the line; or the lock was not had in time.
+        LockHeld: the lock was not had in time.
+        IptablesError: refused, with the line.
     """
     program = program_name(backend, version, "restore")
     wait = ("-w", str(max(1, round(lock_timeout_s))))
     done = _run((program, "--noflush", *wait), text, lock_timeout_s)
     if done.returncode:
-        raise IptablesError(f"{program}: {_explain(done.stderr, text)}")
+        is_held = done.returncode == _RESOURCE_PROBLEM and _LOCK_WORDS in done.stderr
+        kind = LockHeld if is_held else IptablesError
+        raise kind(f"{program}: {_explain(done.stderr, text)}")
 
 
 def program_version(backend: Backend) -> tuple[int, ...]:
