@@ -1,8 +1,8 @@
 """The door to a Kubernetes API server: requests, streams, and what its errors mean.
 
 In come paths, queries and documents; out go bytes, or lines as they come.  What the bytes say is
-never known here.  This is the only module that imports ``kubernetes``, whose client finds the
-server, its authority and our credentials, and renews them.
+never known here.  The ``kubernetes`` package finds the server, its authority and our credentials,
+renews them, and carries what is asked.
 
 Nothing is asked again here: whoever calls knows whether that is safe, and when.
 """
@@ -13,17 +13,22 @@ import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import msgspec
 import urllib3
 import yaml
-from kubernetes.client.api_client import ApiClient
-from kubernetes.client.configuration import Configuration
-from kubernetes.client.exceptions import ApiException
-from kubernetes.config import kube_config
-from kubernetes.config.config_exception import ConfigException
-from kubernetes.config.incluster_config import SERVICE_TOKEN_FILENAME, load_incluster_config
 
+from calico_k8s.controller.plain_kubernetes import (
+    KUBE_CONFIG_DEFAULT_LOCATION,
+    SERVICE_TOKEN_FILENAME,
+    ApiException,
+    ConfigException,
+    Configuration,
+    RESTClientObject,
+    load_incluster_config,
+    load_kube_config,
+)
 from calico_k8s.errors import (
     InputError,
     KubeConflict,
@@ -93,12 +98,13 @@ class KubeApi:
         configuration.retries = False
         configuration.socket_options = _SOCKET_OPTIONS
         configuration.connection_pool_maxsize = _CONNECTIONS_MAX
-        self._client = ApiClient(configuration)
+        self._configuration = configuration
+        self._transport = RESTClientObject(configuration)
 
     @property
     def url(self) -> str:
         """Where the server is."""
-        return str(self._client.configuration.host)
+        return str(self._configuration.host)
 
     def get(self, path: str, query: Query | None = None) -> bytes:
         """What is there now: no cache between the API server and etcd answers this.
@@ -136,7 +142,7 @@ class KubeApi:
 
     def close(self) -> None:
         """Gives the connections back; streams are closed by themselves."""
-        self._client.rest_client.close()
+        self._transport.close()
 
     def _ask(
         self, method: str, path: str, query: Query | None = None, document: Document | None = None
@@ -153,17 +159,17 @@ class KubeApi:
         headers = {"Accept": "application/json", "User-Agent": "calico-k8s"}
         if document is not None:
             headers["Content-Type"] = _CONTENT_TYPES.get(method, "application/json")
+        asked = f"?{urlencode(query, quote_via=quote)}" if query else ""
         try:
-            request = self._client.param_serialize(
+            token = self._configuration.get_api_key_with_prefix("BearerToken", "authorization")
+            if token:
+                headers["Authorization"] = token
+            answer = self._transport.request(  # type: ignore[no-untyped-call]  # untyped
                 "PATCH" if method == _APPLY else method,
-                path,
-                query_params=list(query.items()),
-                header_params=headers,
-                body=document,
-                auth_settings=["BearerToken"],
-            )
-            answer = self._client.call_api(
-                *request, _request_timeout=(CONNECT_TIMEOUT_S, silence_s)
+                f"{self.url}{path}{asked}",
+                headers,
+                document,
+                _request_timeout=(CONNECT_TIMEOUT_S, silence_s),
             )
             response: urllib3.BaseHTTPResponse = answer.response
             if response.status < 400:
@@ -216,10 +222,10 @@ def connect(kubeconfig: str | None = None, context: str | None = None) -> KubeAp
         if kubeconfig is None and context is None and is_in_cluster():
             load_incluster_config(configuration)  # type: ignore[no-untyped-call]  # untyped
         else:
-            load = kube_config.load_kube_config
+            load = load_kube_config
             load(kubeconfig or None, context, configuration, persist_config=False)  # type: ignore[no-untyped-call]  # untyped
     except (ConfigException, OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
-        where = kubeconfig or kube_config.KUBE_CONFIG_DEFAULT_LOCATION
+        where = kubeconfig or KUBE_CONFIG_DEFAULT_LOCATION
         raise InputError(
             f"no API server is named by '{where}' ({error}): give --kubeconfig PATH and, if the"
             " file holds several, --context NAME"

@@ -34,7 +34,7 @@ class Spy(KubeApi):
     """A service account at the API server, and what it was refused."""
 
     def __init__(self, api: KubeApi) -> None:
-        self._client = api._client
+        super().__init__(api._configuration)
         self.refused: list[str] = []
 
     def _open(
