@@ -8,8 +8,9 @@ are left alone, as is every key that is not known.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from hashlib import blake2b
 
 import msgspec
 
@@ -59,6 +60,9 @@ _FOLLOWED = (
 _KEPT = (keys.ReadyKey, keys.SettingKey)
 """What no sync deletes."""
 
+_DIGEST_BYTES = 16
+"""Of a stored value: two that differ share one by a chance of 2^-128."""
+
 
 class Written(msgspec.Struct, frozen=True):
     """How many keys a call wrote and deleted, and the revision that has it all."""
@@ -82,6 +86,7 @@ class Reconciler:
         self._store = store
         self._fence = fence
         self._stored: dict[Key, bytes] | None = None
+        """A digest of each value: all that is asked of it is whether another one is the same."""
         self._revisions: dict[Key, Revision] = {}
 
     def revision(self, of: Iterable[Key]) -> Revision | None:
@@ -103,7 +108,7 @@ class Reconciler:
         Where that would delete more than half of many endpoints, ``confirm`` is asked for the
         wanted items once more, from their source; an endpoint that either look still has stays.
         """
-        stored = self._read()
+        stored = self._read(wanted)
         wanted = dict(wanted)
         if confirm is not None and _is_mass_deletion(stored, wanted):
             again = confirm()
@@ -125,34 +130,22 @@ class Reconciler:
         Raises:
             StoreError: some or all of it is not written.
         """
-        stored = self._stored if self._stored is not None else self._read()
-        encoded = {key: codec.encode(puts[key]) for key in sorted(puts, key=_rank)}
-        too_large = {key for key, raw in encoded.items() if len(raw) > VALUE_BYTES_MAX}
-        changed = {
-            key: raw
-            for key, raw in encoded.items()
-            if stored.get(key) != raw and key not in too_large
-        }
-        gone = [
-            key for key in sorted(deletes | too_large, key=_rank, reverse=True) if key in stored
-        ]
-        operations: list[Operation] = [Put(keys.key_path(key), raw) for key, raw in changed.items()]
-        operations += [Delete(keys.key_path(key)) for key in gone]
-        if operations:
-            stamp = Stamp(time.time(), changed_at)
-            operations.append(Put(keys.WRITTEN_PATH, encode_stamp(stamp)))
+        stored = self._stored if self._stored is not None else self._read(puts)
+        doing = _Doing()
+        operations = _operations(stored, puts, deletes, changed_at, doing)
         try:
             revision = transact_in_order(self._store, operations, self._fence)
         except StoreError:
             self._stored = None
             raise
+        changed, gone = doing.changed, doing.gone
         stored.update(changed)
         if revision is not None:
             self._revisions.update((key, revision) for key in changed if isinstance(key, _FOLLOWED))
         for key in gone:
             del stored[key]
             self._revisions.pop(key, None)
-        return Written(len(changed), len(gone), revision, tuple(sorted(too_large, key=_rank)))
+        return Written(len(changed), len(gone), revision, tuple(doing.too_large))
 
     def is_mass_deletion(self, deletes: AbstractSet[Key]) -> bool:
         """Whether a write would delete so many endpoints that a sync should look twice instead.
@@ -164,21 +157,62 @@ class Reconciler:
             return False
         return _is_most(gone, sum(isinstance(key, keys.EndpointKey) for key in self._stored))
 
-    def _read(self) -> dict[Key, bytes]:
+    def _read(self, wanted: Mapping[Key, Value]) -> dict[Key, bytes]:
+        """What is stored, under the keys of ``wanted`` themselves where it has them: half the memory."""
         found: dict[Key, bytes] = {}
         self._revisions = {}
+        kept = {key: key for key in wanted}
         for entry in self._store.read(keys.V1).entries:
             key = keys.parse_path(entry.key)
             if key is not None:
-                found[key] = entry.value
+                key = kept.get(key, key)
+                found[key] = _digest(entry.value)
                 if isinstance(key, _FOLLOWED):
                     self._revisions[key] = entry.mod_revision
         self._stored = found
         return found
 
 
-def _rank(key: Key) -> tuple[int, str]:
-    return _RANK[type(key)], keys.key_path(key)
+class _Doing(msgspec.Struct):
+    """What a write comes to, known once it is done."""
+
+    changed: dict[Key, bytes] = {}
+    """Digests of what is written."""
+    gone: list[Key] = []
+    too_large: list[Key] = []
+
+
+def _operations(
+    stored: Mapping[Key, bytes],
+    puts: Mapping[Key, Value],
+    deletes: AbstractSet[Key],
+    changed_at: float | None,
+    doing: _Doing,
+) -> Iterator[Operation]:
+    """What has to be done, in a safe order; values are encoded as they are taken."""
+    for _, path, key in _ranked(puts):
+        raw = codec.encode(puts[key])
+        digest = _digest(raw)
+        if len(raw) > VALUE_BYTES_MAX:
+            doing.too_large.append(key)
+        elif stored.get(key) != digest:
+            doing.changed[key] = digest
+            yield Put(path, raw)
+    for _, path, key in reversed(_ranked({*deletes, *doing.too_large})):
+        if key in stored:
+            doing.gone.append(key)
+            yield Delete(path)
+    if doing.changed or doing.gone:
+        yield Put(keys.WRITTEN_PATH, encode_stamp(Stamp(time.time(), changed_at)))
+
+
+def _ranked(which: Iterable[Key]) -> list[tuple[int, str, Key]]:
+    """Keys with their paths, in the order of writing."""
+    return sorted((_RANK[type(key)], keys.key_path(key), key) for key in which)
+
+
+def _digest(raw: bytes) -> bytes:
+    return blake2b(raw, digest_size=_DIGEST_BYTES).digest()
 
 
 def _is_mass_deletion(stored: Mapping[Key, bytes], wanted: Mapping[Key, Value]) -> bool:

@@ -104,7 +104,7 @@ class Loop:
         self._uids: dict[ObjectRef, str] = {}
         self._too_large: set[keys.Key] = set()
         self._pause = Pause()
-        self._sync_at_s = 0.0
+        self._sync_at_s = self._check_at_s = 0.0
         self._is_in_sync = False
         self._is_doubtful = False
         self._stopping = threading.Event()
@@ -153,8 +153,10 @@ class Loop:
 
     def _turn(self) -> None:
         arrivals = self._inbox.take(self._wait_s())
-        self._check_threads()
         self.beat_s = self._clock()
+        if self.beat_s >= self._check_at_s:
+            self._check_at_s = self.beat_s + IDLE_S
+            self._check_threads()
         for ref, change in arrivals.changes.items():
             self._translate(ref, change)
         if not arrivals.is_complete:

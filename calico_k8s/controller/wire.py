@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from calico_k8s.controller.kube import Status, status_error
-from calico_k8s.errors import KubeUnavailable
+from calico_k8s.errors import KubeError, KubeUnavailable
 from calico_k8s.translate.findings import ObjectRef
 from calico_k8s.translate.objects import (
     KINDS,
@@ -83,17 +83,17 @@ class _List(msgspec.Struct, Generic[_T]):
     items: tuple[_T, ...] | None = None
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, Generic[_T]):
     type: str
-    object: msgspec.Raw
+    object: _T
 
 
 class _Metadata(msgspec.Struct, rename="camel"):
     resource_version: str = ""
 
 
-class _Versioned(msgspec.Struct):
-    metadata: _Metadata
+class _Head(msgspec.Struct):
+    metadata: _Metadata | None = None
 
 
 class KindDecoder:
@@ -106,9 +106,11 @@ class KindDecoder:
         self._list: msgspec.json.Decoder[_List[Any]] = msgspec.json.Decoder(
             _List[type_]  # type: ignore[valid-type]  # known when it runs
         )
+        self._head = msgspec.json.Decoder(_Line[_Head])
+        self._line: msgspec.json.Decoder[_Line[Any]] = msgspec.json.Decoder(
+            _Line[type_]  # type: ignore[valid-type]  # known when it runs
+        )
         self._object: msgspec.json.Decoder[Any] = msgspec.json.Decoder(type_)
-        self._line = msgspec.json.Decoder(_Line)
-        self._versioned = msgspec.json.Decoder(_Versioned)
 
     def page(self, body: bytes) -> Page:
         """A page of a list.
@@ -132,20 +134,33 @@ class KindDecoder:
         is no event.
         """
         try:
-            said = self._line.decode(line)
+            said = self._head.decode(line)
             if said.type == "ERROR":
-                status = msgspec.json.decode(said.object, type=Status)
-                raise status_error(status.code, bytes(said.object), f"watch of {self.kind}")
-            revision = self._versioned.decode(said.object).metadata.resource_version
+                raise self._said_error(line)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise _unreadable(self.kind, error) from None
+        if said.object.metadata is None:
+            raise KubeUnavailable(f"the watch of {self.kind} says something of no object")
+        revision = said.object.metadata.resource_version
         match said.type:
             case "BOOKMARK":
                 return Event(None, revision)
             case "DELETED":
-                return Event(self._decode(said.object).ref, revision)
+                return Event(self._object_of(line).ref, revision)
             case _:
-                return Event(self._decode(said.object), revision)
+                return Event(self._object_of(line), revision)
+
+    def _said_error(self, line: bytes) -> KubeError:
+        raw = msgspec.json.decode(line, type=_Line[msgspec.Raw]).object
+        status = msgspec.json.decode(raw, type=Status)
+        return status_error(status.code, bytes(raw), f"watch of {self.kind}")
+
+    def _object_of(self, line: bytes) -> Decoded:
+        # Not by way of the object's own bytes: what is skipped, managed fields above all, is most of it.
+        try:
+            return _found(self._line.decode(line).object)
+        except msgspec.ValidationError:
+            return self._decode(msgspec.json.decode(line, type=_Line[msgspec.Raw]).object)
 
     def _decode(self, raw: msgspec.Raw) -> Decoded:
         try:

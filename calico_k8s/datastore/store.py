@@ -4,7 +4,7 @@ In come paths below ``/calico`` and raw bytes; out come snapshots at one revisio
 every change after a revision.  What the bytes mean is the codec's matter and never known here.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NewType, Protocol
 
 import msgspec
@@ -157,11 +157,12 @@ class Store(Protocol):
 
 
 def transact_in_order(
-    store: Store, operations: Sequence[Operation], compares: Sequence[Compare] = ()
+    store: Store, operations: Iterable[Operation], compares: Sequence[Compare] = ()
 ) -> Revision | None:
     """Does any number of operations, in as many transactions as it takes; None for none.
 
-    They are done in the order given, so that whoever reads in between finds a beginning of it.
+    They are done in the order given, so that whoever reads in between finds a beginning of it, and
+    taken as they are needed: of a generator's, one transaction is in memory at a time.
     ``compares`` go with every transaction, so no operation here may touch a compared key.
 
     Raises: as ``Store.transact``; the transactions before the failed one stay.
@@ -190,17 +191,19 @@ def check_transaction(operations: Sequence[Operation], compares: Sequence[Compar
         )
 
 
-def _split(operations: Sequence[Operation]) -> Iterator[Sequence[Operation]]:
+def _split(operations: Iterable[Operation]) -> Iterator[Sequence[Operation]]:
     """Runs of operations, each as long as a transaction's limits allow, and never empty."""
-    start = size_bytes = 0
-    for at, operation in enumerate(operations):
+    run: list[Operation] = []
+    size_bytes = 0
+    for operation in operations:
         size_bytes += _size_bytes(operation)
-        is_full = at - start == OPERATIONS_MAX or size_bytes > TRANSACTION_BYTES_MAX
-        if is_full and at > start:
-            yield operations[start:at]
-            start, size_bytes = at, _size_bytes(operation)
-    if start < len(operations):
-        yield operations[start:]
+        is_full = len(run) == OPERATIONS_MAX or size_bytes > TRANSACTION_BYTES_MAX
+        if is_full and run:
+            yield run
+            run, size_bytes = [], _size_bytes(operation)
+        run.append(operation)
+    if run:
+        yield run
 
 
 def _size_bytes(operation: Operation) -> int:

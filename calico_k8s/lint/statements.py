@@ -12,7 +12,7 @@ from calico_k8s.lint.problems import LintCode
 from calico_k8s.lint.view import View, lint_finding
 from calico_k8s.model.resources import PROTOCOL_NUMBERS
 from calico_k8s.translate.findings import FieldPath, Finding, ObjectRef
-from calico_k8s.translate.labels import NAMESPACE_LABEL, endpoint_labels
+from calico_k8s.translate.labels import NAMESPACE_LABEL, endpoint_labels, own_labels
 from calico_k8s.translate.objects import Pod, object_ref
 from calico_k8s.translate.workloads import named_ports, service_account
 
@@ -73,9 +73,8 @@ class _Policy:
 
     def _targets(self, statement: grammar.Statement) -> Iterator[Finding]:
         """Criteria on the pod itself that it does not meet."""
-        labels = endpoint_labels(
-            self._pod.metadata.labels or {}, self._ref.namespace, service_account(self._pod)
-        )
+        own = own_labels(self._pod.metadata.labels or {})
+        labels = endpoint_labels(own, self._ref.namespace, service_account(self._pod))
         for match in statement.dst:
             selector = _as_selector(match)
             if selector is not None and not grammar.evaluate(selector, labels):

@@ -21,6 +21,7 @@ gives.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import NamedTuple, assert_never
 
 import msgspec
@@ -248,27 +249,28 @@ class Translator:
         return reading.findings
 
     def _set_workload(self, name: Name, workload: Workload) -> None:
-        # The new profiles are held before the old are let go: those in both stay as they are.
-        for profile, items in _held(workload, name.namespace).items():
-            self._book.hold(profile, items)
-        self._release(name)
-        self._bring(workload, self._workloads.get(name))
+        before = self._workloads.get(name)
+        profiles = workload.profiles
+        held = () if before is None else before.profiles
+        for profile in profiles:
+            if profile not in held:
+                self._book.hold(profile, partial(_brought, workload, name.namespace, profile))
+        for profile in held:
+            if profile not in profiles:
+                self._book.release(profile)
+        self._bring(workload, before)
         self._workloads[name] = workload
         self._index.set_pod(name, workload.pod_labels, workload.endpoint.addresses)
         self._dirty_pods.add(name)
 
     def _remove_pod(self, name: Name) -> None:
-        if name in self._workloads:
-            self._release(name)
-            self._bring(None, self._workloads.pop(name))
+        before = self._workloads.pop(name, None)
+        if before is not None:
+            for profile in before.profiles:
+                self._book.release(profile)
+            self._bring(None, before)
             self._index.remove_pod(name)
             self._dirty_pods.add(name)
-
-    def _release(self, name: Name) -> None:
-        workload = self._workloads.get(name)
-        if workload is not None:
-            for profile in (workload.first_profile, *workload.last_profiles):
-                self._book.release(profile)
 
     def _bring(self, now: Workload | None, before: Workload | None) -> None:
         """Count what a pod brings that policies may name, and no more what it brought."""
@@ -306,7 +308,7 @@ class Translator:
         name = namespace.metadata.name
         if name not in self._known_namespaces:
             for profile, items in _namespace_items(name, unknown_namespace(name)).items():
-                self._book.hold(profile, items)
+                self._book.hold(profile, partial(_as_is, items))
         for profile, items in _namespace_items(name, reading).items():
             self._book.define(profile, items)
         self._known_namespaces.add(name)
@@ -343,7 +345,7 @@ class Translator:
             items: ProfileItems = {keys.ProfileRulesKey(profile): exposure.rules}
             if name not in self._open_services:
                 self._open_services.add(name)
-                self._book.hold(profile, items)
+                self._book.hold(profile, partial(_as_is, items))
             self._book.define(profile, items)
         elif name in self._open_services:
             self._open_services.remove(name)
@@ -386,16 +388,18 @@ def _name(value: KubeObject) -> Name:
     return Name(ref.namespace, ref.name)
 
 
-def _held(workload: Workload, namespace: str) -> dict[ProfileId, ProfileItems]:
-    """Every profile that a pod holds, services' aside, with what it holds if nobody says more."""
+def _brought(workload: Workload, namespace: str, profile: ProfileId) -> ProfileItems:
+    """What a profile that a pod holds, no service's, has in it if nobody says more."""
+    if profile in workload.own_profiles:
+        return workload.own_profiles[profile]
     account = Name(namespace, workload.service_account)
-    brought: dict[ProfileId, ProfileItems] = {
-        **_namespace_items(namespace, unknown_namespace(namespace)),
-        service_account_profile(*account): _service_account_items(account, {}),
-        **workload.own_profiles,
-    }
-    profiles = (workload.first_profile, *workload.last_profiles)
-    return {profile: brought[profile] for profile in profiles}
+    if profile == service_account_profile(*account):
+        return _service_account_items(account, {})
+    return _namespace_items(namespace, unknown_namespace(namespace))[profile]
+
+
+def _as_is(items: ProfileItems) -> ProfileItems:
+    return items
 
 
 def _namespace_items(name: str, reading: NamespaceReading) -> dict[ProfileId, ProfileItems]:

@@ -5,7 +5,7 @@ pods that a change concerns.  Only pods and services of one namespace ever meet 
 never opens somebody else's pods.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
 from calico_k8s.model.addresses import Address
@@ -31,27 +31,41 @@ class _PodFacts(NamedTuple):
     addresses: tuple[Address, ...]
 
 
+_NO_FACTS = _PodFacts({}, ())
+
+
 class MultiMap(Generic[_Key]):
-    """Names by key; a key without names is not kept."""
+    """Names by key; a key without names is not kept.
+
+    A name that is alone under its key stands there itself: nearly every address has one pod, and a
+    set for each would be a tenth of what the controller holds.
+    """
 
     def __init__(self) -> None:
-        self._names: dict[_Key, set[Name]] = {}
+        self._names: dict[_Key, Name | set[Name]] = {}
 
     def add(self, key: _Key, name: Name) -> None:
         """Put the name under the key."""
-        self._names.setdefault(key, set()).add(name)
+        names = self._names.setdefault(key, name)
+        if isinstance(names, set):
+            names.add(name)
+        elif names != name:
+            self._names[key] = {names, name}
 
     def discard(self, key: _Key, name: Name) -> None:
         """Take the name from under the key, if it is there."""
         names = self._names.get(key)
-        if names is not None:
+        if isinstance(names, set):
             names.discard(name)
-            if not names:
-                del self._names[key]
+            if len(names) == 1:
+                self._names[key] = names.pop()
+        elif names == name:
+            del self._names[key]
 
-    def get(self, key: _Key) -> frozenset[Name] | set[Name]:
-        """The names under the key, not to be changed."""
-        return self._names.get(key, frozenset())
+    def get(self, key: _Key) -> Collection[Name]:
+        """The names under the key, each once, not to be changed."""
+        names = self._names.get(key, ())
+        return (names,) if isinstance(names, Name) else names
 
 
 class ExposureIndex:
@@ -73,22 +87,24 @@ class ExposureIndex:
 
     def set_pod(self, pod: Name, labels: Mapping[str, str], addresses: tuple[Address, ...]) -> None:
         """A pod as it is now."""
-        self.remove_pod(pod)
+        self._move_pod(pod, self._pods.get(pod, _NO_FACTS), _PodFacts(labels, addresses))
         self._pods[pod] = _PodFacts(labels, addresses)
-        for key in _label_keys(pod, labels):
-            self._pods_by_label.add(key, pod)
-        for address in addresses:
-            self._pods_by_address.add(_AddressKey(pod.namespace, address), pod)
 
     def remove_pod(self, pod: Name) -> None:
         """A pod that is no more; nothing if it never was."""
-        facts = self._pods.pop(pod, None)
-        if facts is None:
+        self._move_pod(pod, self._pods.pop(pod, _NO_FACTS), _NO_FACTS)
+
+    def _move_pod(self, pod: Name, before: _PodFacts, now: _PodFacts) -> None:
+        for key, value in before.labels.items() - now.labels.items():
+            self._pods_by_label.discard(_LabelKey(pod.namespace, key, value), pod)
+        for key, value in now.labels.items() - before.labels.items():
+            self._pods_by_label.add(_LabelKey(pod.namespace, key, value), pod)
+        if before.addresses == now.addresses:
             return
-        for key in _label_keys(pod, facts.labels):
-            self._pods_by_label.discard(key, pod)
-        for address in facts.addresses:
+        for address in before.addresses:
             self._pods_by_address.discard(_AddressKey(pod.namespace, address), pod)
+        for address in now.addresses:
+            self._pods_by_address.add(_AddressKey(pod.namespace, address), pod)
 
     def set_service(self, service: Name, exposure: Exposure | None) -> set[Name]:
         """A service as it is now, None if it exposes nothing; the pods this may concern."""
@@ -154,7 +170,7 @@ class ExposureIndex:
     def _pods_at(self, namespace: str, addresses: Iterable[Address]) -> set[Name]:
         found: set[Name] = set()
         for address in addresses:
-            found |= self._pods_by_address.get(_AddressKey(namespace, address))
+            found.update(self._pods_by_address.get(_AddressKey(namespace, address)))
         return found
 
 

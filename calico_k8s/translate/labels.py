@@ -4,6 +4,7 @@ In: names.  Out: labels.  Source: Calico, libcalico-go/lib/backend/k8s/conversio
 No pod may give itself a label that says where it comes from: such labels of a pod are dropped.
 """
 
+import sys
 from collections.abc import Mapping
 
 NAMESPACE_LABEL = "projectcalico.org/namespace"
@@ -34,19 +35,19 @@ def is_reserved(key: str) -> bool:
 
 
 def own_labels(labels: Mapping[str, str]) -> dict[str, str]:
-    """A pod's labels without the reserved ones."""
-    return {key: value for key, value in labels.items() if not is_reserved(key)}
+    """A pod's labels without the reserved ones; a value that many pods have is one text for all."""
+    return {key: sys.intern(value) for key, value in labels.items() if not is_reserved(key)}
 
 
 def endpoint_labels(
-    labels: Mapping[str, str],
+    own: Mapping[str, str],
     namespace: str,
     service_account: str,
     *,
     has_annotation: bool = False,
 ) -> dict[str, str]:
-    """The labels of an endpoint itself, those it inherits aside."""
-    given = own_labels(labels)
+    """The labels of an endpoint itself, those it inherits aside; ``own`` are :func:`own_labels`."""
+    given = dict(own)
     given[NAMESPACE_LABEL] = namespace
     given[ORCHESTRATOR_LABEL] = ORCHESTRATOR
     if service_account and len(service_account) <= SERVICE_ACCOUNT_LABEL_MAX:

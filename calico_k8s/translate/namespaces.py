@@ -4,6 +4,7 @@ In: a Namespace.  Out: the rules that its pods have by the flag, the labels they
 findings.  ``open`` lets every source in, ``closed`` only pods of the same namespace.
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -55,12 +56,12 @@ class NamespaceReading(NamedTuple):
 
 def namespace_profile(namespace: str) -> ProfileId:
     """The profile with the rules by the namespace's flag."""
-    return ProfileId(f"namespace.{namespace}")
+    return ProfileId(sys.intern(f"namespace.{namespace}"))
 
 
 def namespace_labels_profile(namespace: str) -> ProfileId:
     """The profile with what every pod of the namespace inherits, annotated or not."""
-    return ProfileId(f"namespace-labels.{namespace}")
+    return ProfileId(sys.intern(f"namespace-labels.{namespace}"))
 
 
 def read_namespace(namespace: Namespace, settings: TranslateSettings) -> NamespaceReading:

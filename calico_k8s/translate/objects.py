@@ -6,6 +6,7 @@ here.  As lenient as Kubernetes: unknown fields are ignored, null is absent.
 """
 
 import re
+import sys
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
@@ -355,11 +356,11 @@ def known_kind(api_version: str, kind: str) -> str | None:
 
 
 def object_ref(value: KubeObject) -> ObjectRef:
-    """The name of an object."""
+    """The name of an object; its namespace is one text for all objects there."""
     kind = _KIND_BY_TYPE[type(value)]
     namespace = ""
     if KINDS[kind].is_namespaced:
-        namespace = value.metadata.namespace or DEFAULT_NAMESPACE
+        namespace = sys.intern(value.metadata.namespace or DEFAULT_NAMESPACE)
     return ObjectRef(kind, namespace, value.metadata.name)
 
 

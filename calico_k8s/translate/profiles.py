@@ -5,6 +5,8 @@ items.  A profile is wanted while somebody holds it: the endpoints that name it,
 is made of.  Its content is what its object defines, else what its holders bring.
 """
 
+from collections.abc import Callable
+
 from calico_k8s.model import keys
 from calico_k8s.model.names import ProfileId
 from calico_k8s.translate.workloads import ProfileItems
@@ -21,12 +23,12 @@ class ProfileBook:
         self._defined: dict[ProfileId, ProfileItems] = {}
         self._dirty: set[ProfileId] = set()
 
-    def hold(self, profile: ProfileId, items: ProfileItems) -> None:
-        """One more holder; every holder of a profile brings the same items."""
+    def hold(self, profile: ProfileId, bring: Callable[[], ProfileItems]) -> None:
+        """One more holder; every holder of a profile brings the same items, and the first is asked."""
         holders = self._holders.get(profile, 0)
         self._holders[profile] = holders + 1
         if not holders:
-            self._brought[profile] = items
+            self._brought[profile] = bring()
             self._dirty.add(profile)
 
     def release(self, profile: ProfileId) -> None:

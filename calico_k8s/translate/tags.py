@@ -12,6 +12,7 @@ between parts stands a ``_`` that is neither doubled nor at a part's end.
 """
 
 import re
+import sys
 from functools import lru_cache
 from hashlib import sha256
 
@@ -26,8 +27,8 @@ _OUTSIDE = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 def label_tag(namespace: str, key: str, value: str) -> TagName:
-    """The tag of the pods of a namespace that carry a label."""
-    return TagName(f"{_part(namespace)}_{_part(key)}_{_part(value)}")
+    """The tag of the pods of a namespace that carry a label; one text for all of them."""
+    return TagName(sys.intern(f"{_part(namespace)}_{_part(key)}_{_part(value)}"))
 
 
 def namespace_tag(namespace: str) -> TagName:

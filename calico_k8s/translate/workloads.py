@@ -6,6 +6,7 @@ or shares its node's is no endpoint.
 """
 
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -64,6 +65,11 @@ class Workload(msgspec.Struct, frozen=True):
     """As Kubernetes has them: what services select by."""
 
     @property
+    def profiles(self) -> tuple[ProfileId, ...]:
+        """All that it holds, services' aside; none twice."""
+        return (self.first_profile, *self.last_profiles)
+
+    @property
     def brings(self) -> tuple[str, tuple[NamedPort, ...]]:
         """What of it policies may name."""
         return self.service_account, self.endpoint.named_ports
@@ -82,7 +88,12 @@ def read_pod(pod: objects.Pod, settings: TranslateSettings) -> PodReading:
     labels = pod.metadata.labels or {}
     addresses, findings = _addresses(pod, ref)
     annotation = find_annotation(pod.metadata.annotations or {}, settings.annotation_keys)
-    findings += [*_label_findings(labels, ref), *_key_findings(pod, ref, settings)]
+    own_texts = own_labels(labels)
+    if len(own_texts) < len(labels):
+        findings += _label_findings(labels, ref)
+    else:
+        labels = own_texts
+    findings += _key_findings(pod, ref, settings)
     own: dict[ProfileId, dict[keys.Key, Value]] = {}
     first = namespace_profile(ref.namespace)
     if annotation is not None:
@@ -93,8 +104,9 @@ def read_pod(pod: objects.Pod, settings: TranslateSettings) -> PodReading:
     if not addresses or not is_endpoint(pod):
         return PodReading(None, tuple(findings))
     last: list[ProfileId] = []
-    if tags := _label_tags(labels, ref.namespace):
-        text = msgspec.json.encode(sorted(own_labels(labels).items())).decode()
+    if own_texts:
+        tags = _label_tags(own_texts, ref.namespace)
+        text = msgspec.json.encode(sorted(own_texts.items())).decode()
         profile = _hashed("pod-labels", ref.namespace, text)
         own[profile] = {keys.ProfileTagsKey(profile): tags}
         last.append(profile)
@@ -105,7 +117,7 @@ def read_pod(pod: objects.Pod, settings: TranslateSettings) -> PodReading:
         id=EndpointId(_node_name(pod), NamespaceName(ref.namespace), ref.name),
         addresses=addresses,
         labels=endpoint_labels(
-            labels, ref.namespace, account, has_annotation=annotation is not None
+            own_texts, ref.namespace, account, has_annotation=annotation is not None
         ),
         named_ports=named_ports(pod),
         uid=pod.metadata.uid or "",
@@ -130,12 +142,13 @@ def is_endpoint(pod: objects.Pod) -> bool:
 
 def service_account(pod: objects.Pod) -> str:
     """The name of the service account the pod runs as."""
-    return (pod.spec.service_account_name if pod.spec else None) or DEFAULT_SERVICE_ACCOUNT
+    written = pod.spec.service_account_name if pod.spec else None
+    return sys.intern(written) if written else DEFAULT_SERVICE_ACCOUNT
 
 
 def service_account_profile(namespace: str, name: str) -> ProfileId:
     """The profile with the labels that a service account gives."""
-    return ProfileId(f"serviceaccount.{namespace}.{name}")
+    return ProfileId(sys.intern(f"serviceaccount.{namespace}.{name}"))
 
 
 def container_ports(pod: objects.Pod) -> Iterable[objects.ContainerPort]:
@@ -247,10 +260,7 @@ def _key_findings(
             yield make_finding(Code.ANNOTATION_KEYS, message, ref, path)
 
 
-def _label_tags(labels: Mapping[str, str], namespace: str) -> Tags | None:
-    own = own_labels(labels)
-    if not own:
-        return None
+def _label_tags(own: Mapping[str, str], namespace: str) -> Tags:
     return Tags(tuple(sorted(label_tag(namespace, key, value) for key, value in own.items())))
 
 
@@ -265,4 +275,4 @@ def _hashed(kind: str, namespace: str, text: str) -> ProfileId:
 
 
 def _node_name(pod: objects.Pod) -> NodeName:
-    return NodeName((pod.spec.node_name if pod.spec else None) or "")
+    return NodeName(sys.intern((pod.spec.node_name if pod.spec else None) or ""))
