@@ -17,6 +17,7 @@ from calico_k8s.model import keys
 from calico_k8s.model.addresses import parse_address
 from calico_k8s.model.names import EndpointId, NamespaceName, NodeName
 from calico_k8s.model.resources import NamedPort, PortRange, Value, WorkloadEndpoint
+from calico_k8s.model.status import POLICIES_PATH
 from tests.cluster.controllers import CommandController, Stored, wait_for
 from tests.cluster.objects import Document, KubeObjects, pod_path
 from tests.cluster.servers import NOBODY, ApiServer
@@ -372,6 +373,7 @@ def test_a_datastore_that_stops_without_a_word_has_the_last_state_when_it_goes_o
         own.start()
         try:
             own.wait_until_ready()
+            wait_for(lambda: store.get(POLICIES_PATH))  # then nothing else is asked beside the loop
             etcd.members[0].pause()
             path = pod_path(namespace, "web")
             objects.change(path, labels={"app": "first"})  # written, and nobody says whether
