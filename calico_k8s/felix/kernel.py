@@ -89,8 +89,10 @@ class Kernel:
         self.interfaces = InterfaceWatcher(partial(on_fault, "events-lost"))
         self.bridges = BridgeDriver()
         self.transactions = NftEvents()
-        """Of nftables, by any program."""
+        """Of nftables, by any other program, or by one that we run."""
         self._nftables = Nftables(self.versions) if backend is Native.NFTABLES else None
+        if self._nftables is not None:
+            self.transactions.ignore((self._nftables.socket,))
         self.ipsets = IpsetDriver(
             sets=None if self._nftables is None else self._nftables.sets,
             on_full=partial(on_fault, "ipset-full"),
@@ -146,6 +148,7 @@ class Kernel:
             except KernelError as error:
                 log.info("chains are written by iptables-nft-restore", error=str(error))
                 return
+            self.transactions.ignore((self._netlink.socket,))
             for driver in self._tables.values():
                 if isinstance(driver, TableDriver):
                     driver.write_by(self._netlink)

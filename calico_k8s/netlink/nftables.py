@@ -11,7 +11,7 @@ import ctypes
 import errno
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final, Literal, NamedTuple
 
@@ -56,13 +56,8 @@ _SO_ATTACH_FILTER: Final = 26
 _SIGNED: Final = struct.Struct(">i")
 _BPF_WORD: Final = struct.Struct("=HBBI")  # struct sock_filter
 _EVENT_TYPE: Final = socket.ntohs(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN)
-_ONLY_GENERATIONS: Final = (
-    (0x28, 0, 0, 4),  # nlmsg_type, read as a number of the network's order
-    (0x15, 0, 1, _EVENT_TYPE),
-    (0x06, 0, 0, 0xFFFFFFFF),
-    (0x06, 0, 0, 0),
-)
-"""Classic BPF: of a transaction's events, thousands maybe, the one that ends it."""
+_Word = tuple[int, int, int, int]
+_PASSED, _DROPPED = (0x06, 0, 0, 0xFFFFFFFF), (0x06, 0, 0, 0)
 
 
 class NftRule(NamedTuple):
@@ -160,6 +155,11 @@ class NftSocket:
     def close(self) -> None:
         """Release the socket."""
         self._socket.close()
+
+    @property
+    def port(self) -> int:
+        """What events of its transactions are marked with."""
+        return self._socket.port
 
     def generation(self) -> int:
         """A number that grows by one with each transaction of any program.  Cost: 10 us."""
@@ -270,9 +270,13 @@ class NftEvents:
 
     def __init__(self) -> None:
         self._socket = NetlinkSocket(NETLINK_NETFILTER, (NFNLGRP_NFTABLES,))
-        program = b"".join(_BPF_WORD.pack(*word) for word in _ONLY_GENERATIONS)
-        self._program = ctypes.create_string_buffer(program)
-        described = struct.pack("HP", len(_ONLY_GENERATIONS), ctypes.addressof(self._program))
+        self.ignore(())
+
+    def ignore(self, writers: Iterable[NftSocket]) -> None:
+        """Tell of no transaction that goes over one of these: whoever has them knows."""
+        words = (*_only_generations([writer.port for writer in writers]),)
+        self._program = ctypes.create_string_buffer(b"".join(map(_packed, words)))
+        described = struct.pack("HP", len(words), ctypes.addressof(self._program))
         self._socket.set_option(_SO_ATTACH_FILTER, described)
 
     def fileno(self) -> int:
@@ -284,13 +288,32 @@ class NftEvents:
         self._socket.close()
 
     def has_news(self) -> bool:
-        """Whether there was a transaction since the last call, of ours or another's."""
+        """Whether there was a transaction since the last call."""
         try:
             return bool(list(self._socket.events()))
         except NetlinkError as error:
             if error.errno != errno.ENOBUFS:
                 raise
             return True
+
+
+def _only_generations(ignored: Sequence[int]) -> Iterator[_Word]:
+    """Classic BPF: of a transaction's events, thousands maybe, the one that ends it.
+
+    The header's numbers are read as if they were of the network's order.
+    """
+    yield (0x28, 0, 0, 4)  # nlmsg_type
+    yield (0x15, 1, 0, _EVENT_TYPE)
+    yield _DROPPED
+    yield (0x20, 0, 0, 12)  # nlmsg_pid, the port of whose transaction it was
+    for port in ignored:
+        yield (0x15, 0, 1, socket.ntohl(port))
+        yield _DROPPED
+    yield _PASSED
+
+
+def _packed(word: _Word) -> bytes:
+    return _BPF_WORD.pack(*word)
 
 
 def _place(attributes: dict[int, memoryview]) -> HookPlace | None:

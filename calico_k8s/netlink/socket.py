@@ -215,6 +215,12 @@ class NetlinkSocket:
                 return answers
         raise netlink_error(what, errno.EINTR)
 
+    @property
+    def port(self) -> int:
+        """What the kernel tells this socket by in events that its requests caused."""
+        port: int = self._socket.getsockname()[0]
+        return port
+
     def events(self) -> Iterator[Message]:
         """The events that wait now; never blocks.
 

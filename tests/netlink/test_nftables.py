@@ -1,6 +1,7 @@
 """Reading nftables: generations grow by one a transaction, rules come in order."""
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -12,6 +13,7 @@ from calico_k8s.netlink.nftables import (
     counted_packets,
     rule_identity,
 )
+from calico_k8s.netlink.nftwrite import TableMessages
 from calico_k8s.netlink.wire import BE64, attribute, nested, text_attribute
 from tests.namespaces import Namespace, run
 
@@ -50,6 +52,18 @@ def test_each_transaction_is_one_event_whatever_it_changed(namespace: Namespace)
     run("nft", "flush", "ruleset")
     assert events.has_news()
     events.close()
+
+
+def test_what_is_written_over_an_ignored_socket_is_no_event(socket: NftSocket) -> None:
+    made = TableMessages(4, "raw")
+    with closing(NftSocket()) as other, closing(NftEvents()) as events:
+        for writers in ((), (socket,), (other, socket), (other,)):
+            events.ignore(writers)
+            for writer in (socket, other):
+                writer.commit((made.make_table(), made.delete_table()))
+                assert events.has_news() == (writer not in writers)
+        run("nft", "add table ip other")
+        assert events.has_news(), "it is another program's"
 
 
 def test_rules_of_one_table_come_in_order_without_its_namesakes(socket: NftSocket) -> None:

@@ -50,6 +50,11 @@ class NftWriter:
         self._nft = NftSocket()
         self._ipsets = IpsetSocket()
 
+    @property
+    def socket(self) -> NftSocket:
+        """Over which it writes."""
+        return self._nft
+
     def close(self) -> None:
         """Release the sockets."""
         self._nft.close()

@@ -49,6 +49,11 @@ class Nftables:
     def _type_of(self, name: IpsetName) -> IpsetType:
         return self.sets.type_of(name)
 
+    @property
+    def socket(self) -> NftSocket:
+        """Over which it writes."""
+        return self._socket
+
     def close(self) -> None:
         """Release the socket; the kernel keeps its state."""
         self._socket.close()
