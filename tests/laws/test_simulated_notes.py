@@ -9,11 +9,24 @@ that passes nothing is told, and no verdict is another because of it.
 import re
 from collections.abc import Iterator, Mapping
 
+import msgspec
 from hypothesis import given
 
 from calico_k8s.model.addresses import Address
-from calico_k8s.model.keys import Key
-from calico_k8s.model.resources import Action, Direction, Origin, Value
+from calico_k8s.model.keys import EndpointKey, Key, PolicyKey, TierKey
+from calico_k8s.model.names import EndpointId, NamespaceName, PolicyId, SelectorText, TierName
+from calico_k8s.model.resources import (
+    Action,
+    Direction,
+    Origin,
+    Policy,
+    Protocol,
+    Rule,
+    StagedAction,
+    Tier,
+    Value,
+    WorkloadEndpoint,
+)
 from calico_k8s.model.staging import STAGED_KINDS, target_of
 from calico_k8s.policy.match import Flow
 from calico_k8s.policy.snapshot import Snapshot
@@ -127,3 +140,32 @@ def bringing(snapshot: Snapshot, then: Snapshot, now: Decision, tier: str) -> Or
     )
     staged = (policy.id for policy in staged_policies(snapshot))
     return Origin(*next(name for name in staged if target_of(name) == first))
+
+
+def test_a_staged_policy_is_rehearsed_in_the_place_of_the_one_it_would_replace() -> None:
+    """Random clusters seldom have both by one name, the old one alone allowing."""
+    web = EndpointId(NODES[0], NamespaceName("shop"), "web")
+    tier, tcp = TierName("default"), Protocol(6)
+    named = PolicyId("CalicoNetworkPolicy", "shop", "in")
+    policy = Policy(
+        id=named,
+        tier=tier,
+        selector=SelectorText("all()"),
+        types=(Direction.INGRESS,),
+        ingress=(Rule(Action.ALLOW, Origin(*named), protocol=tcp),),
+    )
+    name = PolicyId("StagedNetworkPolicy", "shop", "in")
+    deny = Rule(Action.DENY, Origin(*name), protocol=tcp)
+    staged = msgspec.structs.replace(policy, id=name, ingress=(deny,), staged=StagedAction.SET)
+    state: dict[Key, Value] = {
+        EndpointKey(web): WorkloadEndpoint(web, (Address("10.1.0.1"),)),
+        TierKey(tier): Tier(tier),
+        **{PolicyKey(each.tier, each.id): each for each in (policy, staged)},
+    }
+    node = SimulatedNode(NODES[0], state, tells=True)
+    flow = Flow(Address("192.0.2.1"), Address("10.1.0.1"), tcp, 40000, 80)
+    outcome = node.outcome(flow)
+    assert outcome is not None
+    assert outcome.is_accepted
+    (note,) = told(node, outcome)
+    assert (note.kind, note.cause) == (NoteKind.WOULD_DENY, Origin(*name))
