@@ -147,6 +147,8 @@ class Desired:
         self._roles: dict[IpsetName, Role] = {}
         self._nets: set[IpsetName] = set()
         self._retired_sets: dict[IpsetName, float] = {}
+        self._has_idle_nets = False
+        """Whether there may be sets of nets that no chain asks any more."""
         self._is_first = True
         self._has_other_chains = True
         """Whether chains that all groups share are other than in the plan before."""
@@ -200,7 +202,8 @@ class Desired:
         plan = Plan(is_whole=self._is_first)
         if self._is_first:
             self._start(plan)
-        self._has_other_chains |= self._hosts.take(deltas, own)
+        if self._hosts.take(deltas, own):
+            self._has_other_chains = self._has_idle_nets = True
         self._need_hold(plan, now_s)
         rewritten = self._take_groups(deltas, now_s) | self._groups.rehome(now_s)
         self._take_sets(deltas, plan, now_s)
@@ -219,9 +222,12 @@ class Desired:
         plan = Plan()
         if self._groups.collect(now_s):
             self._write_tables(plan)
+            self._has_idle_nets = True
+        if self._has_idle_nets:
             wanted = {made.ipset.name for made in self._nets_asked()}
             plan.dropped += sorted(self._nets - wanted)
             self._nets &= wanted
+            self._has_idle_nets = False
         old = [name for name, since_s in self._retired_sets.items() if since_s + RETIRE_S <= now_s]
         for name in old:
             del self._retired_sets[name]
@@ -375,10 +381,8 @@ class Desired:
                 switched.add(self._roles[place[0]])
         for place in before.keys() - after.keys():
             plan.removed.setdefault(place[0], []).append(before[place])
-        switches = Switches(
-            egress=Role.EGRESS_MAP in switched, ingress=Role.INGRESS_MAP in switched
-        )
-        plan.order = Order(switches=switches)
+        egress, ingress = (role in switched for role in (Role.EGRESS_MAP, Role.INGRESS_MAP))
+        plan.order = Order(switches=Switches(egress=egress, ingress=ingress))
 
     def _write_tables(self, plan: Plan) -> None:
         """Have the tables written, with the sets they ask, unless they would be as they are."""

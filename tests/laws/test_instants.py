@@ -22,11 +22,18 @@ from calico_k8s.calc.graph import Graph
 from calico_k8s.errors import KernelError
 from calico_k8s.felix.enforce import Enforcer
 from calico_k8s.felix.groupbook import RETIRE_S
-from calico_k8s.model.addresses import Address, address_version
-from calico_k8s.model.keys import Key
+from calico_k8s.model.addresses import Address, Net, address_version
+from calico_k8s.model.keys import HostEndpointKey, Key, ProfileRulesKey
+from calico_k8s.model.names import ProfileId
 from calico_k8s.model.resources import (
     Action,
     Direction,
+    EntityMatch,
+    HostEndpoint,
+    Origin,
+    Protocol,
+    Rule,
+    Rules,
     Value,
     WorkloadEndpoint,
 )
@@ -371,16 +378,37 @@ def test_in_the_end_nothing_is_left_over(history: list[World]) -> None:
     assert chains(node.kernel) == chains(fresh.kernel)
 
 
+def test_a_host_endpoint_that_goes_takes_the_sets_of_its_rules_nets_with_it() -> None:
+    host, profile = HostEndpointKey(NODE, "hb"), ProfileId("pa")
+    match = EntityMatch(nets=(Net("10.0.0.1/32"),), not_nets=(Net("10.0.0.0/16"),))
+    rule = Rule(Action.ALLOW, Origin(kind="Profile"), protocol=Protocol(6), dst=match)
+    items: Items = {
+        host: HostEndpoint(NODE, "hb", interface="eth0", profiles=(profile,)),
+        ProfileRulesKey(profile): Rules(egress=(rule,)),
+    }
+    node, fresh = Agent(), Agent()
+    node.go(World(items, {}))
+    assert any(name.startswith("cali4-n-") for name in held(node.kernel))
+    node.go(World({}, {}))
+    node.rest()
+    fresh.go(World({}, {}))
+    assert held(node.kernel) == held(fresh.kernel)
+
+
 def held(kernel: FakeKernel) -> dict[str, set[str]]:
     """The sets and their members, whatever number each group has."""
     return {name: set(ipset.members) for name, ipset in kernel.ipsets.items()}
 
 
 def chains(kernel: FakeKernel) -> dict[str, set[str]]:
-    """The chains that are not of the trees, whose shape depends on the numbers."""
+    """The chains that are not of the trees, whose shape depends on the numbers.
+
+    A table that has nothing of ours is as one that never had.
+    """
     return {
         f"{version} {table}": {name for name in held.chains if not name.startswith("cali-t")}
         for (version, table), held in kernel.tables.items()
+        if held.chains or any(held.first.values()) or any(held.last.values())
     }
 
 
