@@ -295,10 +295,15 @@ def test_what_the_api_server_takes_is_understood(kind: str, spec: Document) -> N
     assert codes <= missing
 
 
+MISTAKEN = "two-wildcards.yaml"
+"""The example of what is refused; what of it lint says is in docs/domains.md."""
+
+
 def test_the_examples_of_the_docs_are_taken(defined: ApiServer) -> None:
     examples = [
         each
         for file in sorted((ROOT / "docs" / "examples").rglob("*.yaml"))
+        if file.name != MISTAKEN
         for each in yaml.safe_load_all(file.read_text())
         if each and each["apiVersion"] == "projectcalico.org/v3"
     ]
