@@ -5,6 +5,7 @@ In come the command line and the environment; out go fixtures that every test ma
 
 import os
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,7 +17,7 @@ settings.register_profile("dev", deadline=None, max_examples=60)
 settings.register_profile(
     "ci",
     deadline=None,
-    max_examples=200,
+    max_examples=150,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
@@ -31,6 +32,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write what was rendered into tests/golden/ instead of comparing; review the diff",
     )
+
+
+PACED = frozenset({"cli", "docs", "lab", "laws", "soak"})
+"""Folders whose kernel tests hold a cluster at work to bounds of time: nothing runs beside them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what cannot share the machine with another test."""
+    for item in items:
+        if item.path.relative_to(Path(__file__).parent).parts[0] in PACED:
+            item.add_marker(pytest.mark.paced)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
