@@ -35,13 +35,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 PACED = frozenset({"cli", "docs", "lab", "laws", "soak"})
-"""Folders whose kernel tests hold a cluster at work to bounds of time: nothing runs beside them."""
+"""Folders whose kernel tests hold agents at work to bounds of time, and fixtures of others that do."""
+PACED_FIXTURES = frozenset({"machine", "world"})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what cannot share the machine with another test."""
     for item in items:
-        if item.path.relative_to(Path(__file__).parent).parts[0] in PACED:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in PACED or not PACED_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.paced)
 
 

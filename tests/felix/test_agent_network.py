@@ -28,7 +28,7 @@ from tests.felix.nodes import (
 from tests.namespaces import Namespace, ip, new_namespace, run
 from tests.needs import require_kernel
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.paced]
 
 POD = Address("192.0.2.30")
 MACVLAN = EndpointId(NODE, NamespaceName("ns"), "macvlan")

@@ -197,7 +197,16 @@ def clean_nftables() -> tuple[str, ...]:
     """
     with closing(NftSocket()) as socket:
         found = [version for version in VERSIONS if has_table(socket, version)]
-        socket.commit([TableMessages(version, TABLE).delete_table() for version in found])
+        tables = {version: TableMessages(version, TABLE) for version in found}
+        hooked = [
+            tables[version].flush_chain(chain)
+            for version in found
+            for chain, place in socket.places(version, TABLE).items()
+            if place is not None
+        ]
+        # First no packet comes in: one on its way would find sets empty that its rules still ask.
+        socket.commit(hooked)
+        socket.commit([tables[version].delete_table() for version in found])
     return tuple(f"IPv{version}" for version in found)
 
 
