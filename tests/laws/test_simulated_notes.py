@@ -64,6 +64,15 @@ def way(nodes: list[SimulatedNode], flow: Flow) -> Iterator[tuple[SimulatedNode,
                 return
 
 
+def told_of(
+    state: Mapping[Key, Value], flows: tuple[Flow, ...]
+) -> Iterator[tuple[Flow, list[Note]]]:
+    """Each of the flows that is a packet, and what was told of it on its whole way."""
+    nodes = [SimulatedNode(name, state, tells=True) for name in NODES]
+    for flow in filter(is_a_packet, flows):
+        yield flow, [note for node, outcome in way(nodes, flow) for note in told(node, outcome)]
+
+
 def denying(verdict: Verdict) -> object:
     """What the definition says that denied."""
     if verdict.reason == "host-action":
@@ -77,9 +86,7 @@ def test_what_is_told_of_a_packet_is_what_the_definition_says(
     state: Mapping[Key, Value], flows: tuple[Flow, ...]
 ) -> None:
     snapshot = Snapshot.from_items(state)
-    nodes = [SimulatedNode(name, state, tells=True) for name in NODES]
-    for flow in filter(is_a_packet, flows):
-        notes = [note for node, outcome in way(nodes, flow) for note in told(node, outcome)]
+    for flow, notes in told_of(state, flows):
         denials = [note.cause for note in notes if note.kind is NoteKind.DENY]
         verdict = judge(snapshot, flow)
         assert denials == ([] if verdict.allowed else [denying(verdict)]), flow
@@ -101,9 +108,7 @@ def test_what_staged_policies_would_do_is_told_as_the_definition_says_once_they_
     state: Mapping[Key, Value], flows: tuple[Flow, ...]
 ) -> None:
     snapshot = Snapshot.from_items(state)
-    nodes = [SimulatedNode(name, state, tells=True) for name in NODES]
-    for flow in filter(is_a_packet, flows):
-        notes = [note for node, outcome in way(nodes, flow) for note in told(node, outcome)]
+    for flow, notes in told_of(state, flows):
         would = {
             (note.kind, note.direction, note.cause)
             for note in notes

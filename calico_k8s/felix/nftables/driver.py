@@ -80,8 +80,8 @@ class Nftables:
         for family in self._families.values():
             family.try_rule(rule)
 
-    def denied_packets(self) -> Counter[str]:
-        """How many packets each chain that tells of denials has dropped, in every family and table."""
+    def told_packets(self) -> Counter[str]:
+        """How many packets each chain that tells has dropped or let go on, in every family and table."""
         found = Counter[str]()
         for family in self._families.values():
             found += family.counted()
