@@ -21,7 +21,7 @@
     │   │   ├── KubeConflict        made or changed by somebody else meanwhile
     │   │   └── KubeExpired         the asked-for revision is gone; list again
     │   └── Deposed             another controller writes the datastore now
-    └── KernelError             the kernel, or a tool that drives it, refused
+    └── KernelError             the kernel, or a tool that drives it, refused   exit 3
         ├── IptablesError           iptables-restore
         │   └── LockHeld            its lock could not be had in time
         └── NetlinkError            a netlink request, with its errno
@@ -132,7 +132,12 @@ class Deposed(UnavailableError):
 
 
 class KernelError(CalicoError):
-    """The kernel, or a tool that drives it, refused what was asked."""
+    """The kernel, or a tool that drives it, refused what was asked.
+
+    Not exit code 1: of ``felix drift`` and ``felix clean --verify`` that is an answer.
+    """
+
+    exit_code = 3
 
 
 class IptablesError(KernelError):

@@ -13,7 +13,8 @@ from pathlib import Path
 import click
 
 from calico_k8s.cli.kube import KUBECTL_PLUGIN
-from calico_k8s.errors import CalicoError
+from calico_k8s.cli.streams import prepare_streams
+from calico_k8s.errors import CalicoError, UnavailableError
 
 COMMANDS = {
     "affected": "policy",
@@ -98,6 +99,7 @@ _mark_examples(program)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program and exit with its code."""
+    prepare_streams()
     try:
         code = program.main(args=arguments, prog_name=_program_name(), standalone_mode=False)
     except click.exceptions.Exit as ended:
@@ -108,6 +110,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CalicoError as error:
         click.echo(f"error: {error}", err=True)
         code = error.exit_code
+    except OSError as error:
+        # What a command opens itself has its own sentence; left is its output (a disk that is
+        # full), which is no answer: 1 would say "denied".
+        about = f"{error.filename}: " if error.filename else "the output cannot be written: "
+        click.echo(f"error: {about}{error.strerror or error}", err=True)
+        code = UnavailableError.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         code = 130

@@ -10,7 +10,14 @@ import msgspec
 from calico_k8s.cli.options import option, output_option
 from calico_k8s.cli.present import paint, print_data
 from calico_k8s.cli.progress import progress_bar
-from calico_k8s.cli.source import Loaded, Source, chosen_services, load_source, source_options
+from calico_k8s.cli.source import (
+    Loaded,
+    Source,
+    chosen_services,
+    load_source,
+    source_options,
+    tell,
+)
 from calico_k8s.errors import InputError
 from calico_k8s.query.affected import affected, affected_lines, parse_object_name
 from calico_k8s.query.domains import find_domain, is_domain
@@ -130,6 +137,8 @@ def matrix_command(
     now = load_source(source, nodes)
     if not other:
         matrix = _compute(now, chosen_services(ports, now), with_hosts=with_hosts)
+        if not matrix.pods:
+            tell("note", [f"{source.name}: no pod with an address of its own is there to ask"])
         print_data(matrix, output, lambda: matrix_lines(matrix, paint=paint))
         return
     then = load_source(msgspec.structs.replace(source, paths=other), nodes, now.objects)

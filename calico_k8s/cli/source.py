@@ -294,6 +294,7 @@ def _tell_findings(objects: ClusterObjects, translation: Translation) -> None:
     """What is wrong with single objects: each mistake once, though a template makes many pods."""
     placed = [place_finding(each.finding, each.written) for each in objects.findings]
     placed += [place_finding(f, objects.written.get(f.object)) for f in translation.findings]
+    placed.sort(key=lambda problem: (problem.file, problem.line, problem.column))
     sentences = list(dict.fromkeys(_sentence(problem) for problem in placed))
     tell("warning", sentences[:WARNINGS_MAX])
     if len(sentences) > WARNINGS_MAX:

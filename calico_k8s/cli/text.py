@@ -24,7 +24,7 @@ from calico_k8s.lint.report import FORMATS
 from calico_k8s.lint.rules import lint_cluster, lint_manifests
 from calico_k8s.lint.view import View, place_finding
 from calico_k8s.sources.documents import Manifest
-from calico_k8s.sources.manifests import STANDARD_INPUT, read_manifests
+from calico_k8s.sources.manifests import STANDARD_INPUT, SUFFIXES, read_manifests
 from calico_k8s.sources.rewrite import PolicyText, policy_texts, replace_texts
 from calico_k8s.sources.staging import FileChange
 from calico_k8s.translate.findings import Severity
@@ -208,7 +208,7 @@ def _format_text(text: str) -> str:
     try:
         return grammar.format_policy(text)
     except grammar.PolicyErrors as errors:
-        looks_like_path = "/" in text and " " not in text
+        looks_like_path = " " not in text and ("/" in text or Path(text).suffix in SUFFIXES)
         hint = f"\nthere is no file '{text}' either" if looks_like_path else ""
         raise InputError(f"{errors}{hint}") from None
 

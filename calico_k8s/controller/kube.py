@@ -70,6 +70,9 @@ _ERROR_BY_STATUS = {
 # credentials.  http.client's errors arrive as urllib3's.
 _LOST = (urllib3.exceptions.HTTPError, ApiException, ConfigException, OSError)
 
+# What the client comes upon in a file of another shape than it expects.
+_NO_KUBECONFIG = (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError)
+
 _APPLY = "APPLY"
 """A PATCH by its content type."""
 _CONTENT_TYPES = {
@@ -224,13 +227,25 @@ def connect(kubeconfig: str | None = None, context: str | None = None) -> KubeAp
         else:
             load = load_kube_config
             load(kubeconfig or None, context, configuration, persist_config=False)  # type: ignore[no-untyped-call]  # untyped
-    except (ConfigException, OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+    except (ConfigException, OSError, *_NO_KUBECONFIG) as error:
         where = kubeconfig or KUBE_CONFIG_DEFAULT_LOCATION
         raise InputError(
-            f"no API server is named by '{where}' ({error}): give --kubeconfig PATH and, if the"
-            " file holds several, --context NAME"
+            f"no API server is named by '{where}' ({_why_none(error, where)}): give --kubeconfig"
+            " PATH and, if the file holds several, --context NAME"
         ) from None
     return KubeApi(configuration)
+
+
+def _why_none(error: Exception, where: str) -> str:
+    """In a person's words: those of the package and of Python tell of their own code."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    paths = where.split(os.pathsep)  # as $KUBECONFIG may have several
+    if not any(Path(path).expanduser().exists() for path in paths):
+        return "there is no such file"
+    if isinstance(error, _NO_KUBECONFIG):
+        return "it is no kubeconfig"
+    return str(error).rstrip(".")
 
 
 def is_in_cluster() -> bool:

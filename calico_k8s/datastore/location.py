@@ -103,7 +103,8 @@ def _parse_sqlite_url(url: str) -> LocalLocation:
     path = url.removeprefix("sqlite://")
     if not path.startswith("/") or path.endswith("/"):
         raise InputError(f"{url!r}: write sqlite:/// and the absolute path of a file")
-    return LocalLocation(Path(path))
+    # SQLAlchemy's users write four slashes; "//tmp/x" would be a host to SQLite.
+    return LocalLocation(Path("/" + path.lstrip("/")))
 
 
 def require_tls_beyond_loopback(endpoints: Iterable[str], tls: TlsFiles | None) -> None:

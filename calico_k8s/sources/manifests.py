@@ -73,23 +73,32 @@ def manifest_files(path: str, notes: list[str], errors: list[InputError]) -> Ite
         else:
             errors.append(InputError("no such file or folder", file=path))
         return
-    found = [str(file) for file in sorted(_walk(given))]
-    if not found:
+    unreadable: list[InputError] = []
+    found = [str(file) for file in sorted(_walk(given, unreadable))]
+    if not (found or unreadable):
         notes.append(f"{path}: no manifests in this folder (.yaml, .yml or .json)")
+    errors += unreadable
     yield from found
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, errors: list[InputError]) -> Iterator[Path]:
     """Manifests below a folder; hidden ones and folders that are links are passed over."""
-    for entry in folder.iterdir():
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            # A Kubernetes volume links the folder itself; a link below may lead round in a circle.
-            if not entry.is_symlink():
-                yield from _walk(entry)
-        elif is_manifest(entry):
-            yield entry
+    try:
+        for entry in folder.iterdir():
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                # A Kubernetes volume links the folder itself; a link below may lead in a circle.
+                if not entry.is_symlink():
+                    yield from _walk(entry, errors)
+            elif is_manifest(entry):
+                if entry.is_file() or not entry.exists():
+                    yield entry
+                else:  # a pipe that nobody writes to would be read for ever
+                    message = "is a pipe, socket or device: a folder's manifests are files"
+                    errors.append(InputError(message, file=str(entry)))
+    except OSError as error:
+        errors.append(InputError(f"cannot be read: {error.strerror}", file=str(folder)))
 
 
 def _read(file: str) -> bytes:

@@ -122,6 +122,12 @@ def test_the_matrix_asks_for_every_container_port_unless_told(app: Path) -> None
     assert {(p["port"], p["protocol"]) for p in icmp["probes"]} == {(0, "icmp"), (53, "udp")}
 
 
+def test_a_matrix_of_nobody_says_so(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("")
+    told = f"note: {tmp_path}/empty.yaml: no pod with an address of its own is there to ask\n"
+    assert run("matrix", tmp_path / "empty.yaml") == (0, "", told)
+
+
 def test_the_table_has_a_block_for_each_port(app: Path) -> None:
     assert run("matrix", app, "--port", 5432).out.splitlines() == [
         "5432/tcp  1  2  3",

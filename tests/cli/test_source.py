@@ -91,6 +91,14 @@ def test_a_mistake_of_a_template_is_told_once_and_of_many_only_some(app: Path) -
     assert told[-1] == "warning: and 3 more: 'calico-k8s lint' lists them all"
 
 
+def test_mistakes_are_told_in_the_order_in_which_they_stand(tmp_path: Path) -> None:
+    file = tmp_path / "app.yaml"
+    file.write_text("".join(pod(f"web/p{number}", "alow tcp") for number in range(12)))
+    lines = [int(line.split(":")[2]) for line in run("matrix", file).err.splitlines()[:-1]]
+    assert lines == sorted(lines)
+    assert lines[0] < 12
+
+
 def test_a_pod_that_has_lost_its_address_is_told(app: Path) -> None:
     status = "status: {podIP: 10.9.9.9, phase: Running}\n"
     app.write_text(pod("web/a") + status + pod("web/b") + status)

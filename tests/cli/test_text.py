@@ -125,6 +125,7 @@ def test_a_text_that_does_not_parse_is_shown_with_a_caret() -> None:
     assert "did you mean 'from'?" in asked.err
     assert "did you mean 'allow'?" in asked.err
     assert "there is no file 'manifets/a.yaml'" in run("fmt", "manifets/a.yaml").err
+    assert "there is no file 'ap.yaml'" in run("fmt", "ap.yaml").err
 
 
 # fmt of files

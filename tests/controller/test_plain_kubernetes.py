@@ -22,6 +22,16 @@ users:
   user: USER
 """
 
+CONTEXT_OF_NOTHING = b"current-context: a\ncontexts: [{name: a, context: 5}]"
+NO_KUBECONFIGS = (
+    b"some words",
+    b"- a list",
+    b"a: [",
+    b"\xff\xfe",
+    b"current-context: 5\ncontexts: 5",
+    CONTEXT_OF_NOTHING,
+)
+
 
 def run(script: str, *arguments: str) -> None:
     done = subprocess.run(
@@ -95,19 +105,26 @@ assert {"requests_oauthlib", "oauthlib.oauth2", "kubernetes.client.api_client"} 
     run(script, kubeconfig(tmp_path, user))
 
 
-def test_a_kubeconfig_that_is_not_there_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_what_is_no_kubeconfig_is_said_in_a_sentence(tmp_path: Path) -> None:
     script = """
 import sys
 from calico_k8s.controller.kube import connect
 from calico_k8s.errors import InputError
-try:
-    connect(sys.argv[1])
-except InputError as error:
-    assert "give --kubeconfig PATH" in str(error), error
-else:
-    raise AssertionError("connected")
+for file, told in zip(sys.argv[1::2], sys.argv[2::2]):
+    try:
+        connect(file)
+    except InputError as error:
+        assert f"is named by '{file}' ({told}): give --kubeconfig PATH" in str(error), error
+    else:
+        raise AssertionError("connected")
 """
-    run(script, str(tmp_path / "none"))
+    asked = [str(tmp_path / "none"), "there is no such file"]
+    asked += [str(tmp_path), f"{tmp_path}: Is a directory"]
+    for number, text in enumerate(NO_KUBECONFIGS):
+        file = tmp_path / f"config-{number}"
+        file.write_bytes(text)
+        asked += [str(file), "it is no kubeconfig"]
+    run(script, *asked)
 
 
 @pytest.mark.parametrize("user", ['{token: "t"}', '{username: "u", password: "p"}'])

@@ -33,10 +33,11 @@ def test_an_etcd_url_names_endpoints_and_a_root(
     assert parse_url(url) == EtcdLocation(endpoints, root)
 
 
-def test_an_sqlite_url_names_a_file() -> None:
-    assert parse_url("sqlite:///var/lib/calico-k8s/state.db") == LocalLocation(
-        Path("/var/lib/calico-k8s/state.db")
-    )
+@pytest.mark.parametrize("slashes", ["///", "////"])
+def test_an_sqlite_url_names_a_file(slashes: str) -> None:
+    """With four slashes as SQLAlchemy writes it, too: ``//var`` would be another path, or a host."""
+    found = parse_url(f"sqlite:{slashes}var/lib/calico-k8s/state.db")
+    assert found == LocalLocation(Path("/var/lib/calico-k8s/state.db"))
 
 
 @pytest.mark.parametrize(

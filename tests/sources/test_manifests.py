@@ -1,7 +1,10 @@
 """Files, folders and standard input."""
 
+import errno
 import io
+import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -57,6 +60,34 @@ def test_a_broken_file_takes_nothing_from_the_others(tmp_path: Path) -> None:
     ]
     with pytest.raises(InputError, match="not YAML"):
         found.checked()
+
+
+def test_what_a_folder_has_beside_files_holds_nobody_up(tmp_path: Path) -> None:
+    """A pipe that nobody writes to would be read for ever."""
+    (tmp_path / "a.yaml").write_text(POD)
+    os.mkfifo(tmp_path / "b.yaml")
+    (tmp_path / "c.yaml").symlink_to("nowhere")
+    found = read_manifests([str(tmp_path)])
+    assert len(found.manifests) == 1
+    assert [str(error).removeprefix(f"{tmp_path}/") for error in found.errors] == [
+        "b.yaml: is a pipe, socket or device: a folder's manifests are files",
+        "c.yaml: cannot be read: No such file or directory",
+    ]
+
+
+def test_a_folder_that_may_not_be_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_self: Path) -> NoReturn:  # root, who runs the tests, may read every folder
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / "in").mkdir()
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    found = read_manifests([str(tmp_path)])
+    assert [str(error) for error in found.errors] == [
+        f"{tmp_path}: cannot be read: Permission denied"
+    ]
+    assert not found.notes
 
 
 def test_an_empty_folder_is_noted(tmp_path: Path) -> None:
