@@ -21,7 +21,7 @@ from calico_k8s.cli.source import (
 from calico_k8s.errors import InputError
 from calico_k8s.query.affected import affected, affected_lines, parse_object_name
 from calico_k8s.query.domains import find_domain, is_domain
-from calico_k8s.query.explain import explain_lines, headline, report
+from calico_k8s.query.explain import explain_lines, headline, partly_denied, report
 from calico_k8s.query.matrix import Matrix, compute_matrix, parse_service
 from calico_k8s.query.matrix_text import matrix_lines
 from calico_k8s.query.preview import preview, preview_lines
@@ -183,6 +183,10 @@ def _answer(
     answer = ask(snapshot, src, dst, question.service)
 
     turned = turn(snapshot, answer.deciding) if explains else None
+
+    part = partly_denied(answer)
+    if part is not None and not explains:  # of two families, or of a CIDR, say
+        tell("note", [f"{part} (see explain)"])
 
     def lines() -> list[str]:
         if explains:

@@ -43,6 +43,14 @@ NO_RULES = Rules()
 
 Names = Mapping[NodeName, Mapping[DomainName, AbstractSet[Address]]]
 
+_KIND_IN_TIES = {
+    "CalicoNetworkPolicy": "NetworkPolicy",
+    "NetworkPolicy": "KubernetesNetworkPolicy",
+    "ClusterNetworkPolicy": "KubernetesClusterNetworkPolicy",
+}
+"""Kinds that Calico calls otherwise than we: its names break ties, so that policies that come from a
+cluster of its mean the same here.  Source: Calico, libcalico-go/lib/backend/model/policy.go."""
+
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
@@ -62,7 +70,7 @@ def policy_sort_key(policy: Policy) -> tuple[float, str]:
     """
     order = float("inf") if policy.order is None else policy.order
     kind, namespace, name = target_of(policy.id)
-    return (order, f"{name}/{namespace}/{kind}")
+    return (order, f"{name}/{namespace}/{_KIND_IN_TIES.get(kind, kind)}")
 
 
 def tier_sort_key(tier: Tier) -> tuple[float, str]:

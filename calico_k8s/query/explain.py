@@ -125,7 +125,7 @@ def explain_lines(answer: Answer, src: str, dst: str, turned: Turn | None = None
     judged = answer.deciding
     yield headline(answer, src, dst)
     if len(answer.flows) > 1:
-        yield f"  {_scope(answer, judged)}"
+        yield f"  {scope(answer)}"
     for decision in (judged.verdict.egress, judged.verdict.ingress):
         if decision is not None:
             yield from _walk(decision)
@@ -252,8 +252,14 @@ def _why(judged: Judged) -> str:
     return describe_cause(decision.deciding, decision.endpoint.id)
 
 
-def _scope(answer: Answer, judged: Judged) -> str:
-    denied = _denied(answer)
+def partly_denied(answer: Answer) -> str | None:
+    """Which part of what was asked is denied, and of whom it is told; None if all is, or nothing."""
+    return scope(answer) if _denied(answer) not in (0, len(answer.flows)) else None
+
+
+def scope(answer: Answer) -> str:
+    """Of which flow the answer tells, among all that the question stands for."""
+    judged, denied = answer.deciding, _denied(answer)
     past = "".join(f", by {place}" for place in _passed(judged))
     if denied in (0, len(answer.flows)):
         return f"all {len(answer.flows)} kinds of flow that this stands for; shown for {judged.flow.src}{past}"

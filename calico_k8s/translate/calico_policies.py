@@ -234,6 +234,12 @@ def tier_name(spec: Document) -> TierName:
     return TierName(name or DEFAULT_TIER)
 
 
+def _given(spec: Document, field: str, absent: _Item) -> _Item:
+    """What stands in a field; ``absent`` where nothing does, which ``{}`` or ``[]`` is not."""
+    value: _Item | None = spec.get(field)
+    return absent if value is None else value
+
+
 def _order(spec: Document) -> float | None:
     order = spec.get("order")
     is_number = isinstance(order, int | float) and not isinstance(order, bool)
@@ -245,7 +251,7 @@ def _order(spec: Document) -> float | None:
 def _types(spec: Document) -> tuple[Direction, ...]:
     """The directions that the policy speaks for.  Unlike Kubernetes, egress alone is egress alone."""
     path: FieldPath = ("spec", "types")
-    written = convert(spec.get("types") or (), tuple[str, ...], path)
+    written = convert(_given(spec, "types", ()), tuple[str, ...], path)
     unknown = [word for word in written if word.lower() not in _DIRECTIONS]
     if unknown:
         raise Misread(path, f"'{unknown[0]}' is neither Ingress nor Egress")
@@ -264,7 +270,7 @@ def _host_hook(spec: Document, types: tuple[Direction, ...]) -> HostHook:
     """
     flags = {}
     for field in ("applyOnForward", "preDNAT", "doNotTrack"):
-        flags[field] = spec.get(field) or False
+        flags[field] = _given(spec, field, False)
         if not isinstance(flags[field], bool):
             raise Misread(("spec", field), "should be true or false")
     if flags["preDNAT"] and flags["doNotTrack"]:
@@ -288,7 +294,7 @@ def _subject(spec: Document, namespace: str, hook: HostHook) -> SelectorText:
         parts.append(grammar.Not(IN_SOME_NAMESPACE))
     for field in ("selector", "namespaceSelector", "serviceAccountSelector"):
         path: FieldPath = ("spec", field)
-        text = spec.get(field) or ""
+        text = _given(spec, field, "")
         if not isinstance(text, str):
             raise Misread(path, "should be text")
         if not text:

@@ -148,7 +148,8 @@ def _subject(reader: Reader, spec: Document) -> SelectorText | None:
     try:
         if not isinstance(spec, dict):
             raise Misread(("spec",), "is missing")
-        selected = convert(spec.get("podSelector") or {}, LabelSelector, path)
+        written = spec.get("podSelector")
+        selected = LabelSelector() if written is None else convert(written, LabelSelector, path)
         own = in_namespace(reader.ref.namespace)
         return conjunction([own, *label_selector(selected, path)])
     except Misread as error:

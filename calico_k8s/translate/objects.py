@@ -72,6 +72,8 @@ class PodSpec(msgspec.Struct, frozen=True, rename="camel"):
     node_name: str | None = None
     host_network: bool | None = None
     service_account_name: str | None = None
+    service_account: str | None = None
+    """The field's first name, which manifests may still use.  Source: Kubernetes, core/v1 PodSpec."""
     containers: tuple[Container, ...] | None = None
     init_containers: tuple[Container, ...] | None = None
 

@@ -142,7 +142,8 @@ def is_endpoint(pod: objects.Pod) -> bool:
 
 def service_account(pod: objects.Pod) -> str:
     """The name of the service account the pod runs as."""
-    written = pod.spec.service_account_name if pod.spec else None
+    spec = pod.spec or objects.PodSpec()
+    written = spec.service_account_name or spec.service_account
     return sys.intern(written) if written else DEFAULT_SERVICE_ACCOUNT
 
 

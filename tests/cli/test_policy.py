@@ -122,6 +122,14 @@ def test_the_matrix_asks_for_every_container_port_unless_told(app: Path) -> None
     assert {(p["port"], p["protocol"]) for p in icmp["probes"]} == {(0, "icmp"), (53, "udp")}
 
 
+def test_what_is_denied_in_part_is_told_as_that(app: Path) -> None:
+    asked = run("can", app, "--from", "0.0.0.0/0", "--to", "db/b", "--port", "5432")
+    assert asked.code == 1
+    assert asked.err.startswith("note: ")
+    assert "kinds of flow that this stands for are denied; shown for 0.0.0.0 → " in asked.err
+    assert not run("can", app, "--from", "db/c", "--to", "db/b", "--port", "5432").err
+
+
 def test_a_matrix_of_nobody_says_so(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("")
     told = f"note: {tmp_path}/empty.yaml: no pod with an address of its own is there to ask\n"

@@ -127,6 +127,18 @@ spec: {podSelector: {}, ingress: [{}]}
     assert World(kubernetes, after).sources("x/a") == EVERYBODY
 
 
+def test_of_one_name_and_order_kubernetes_policy_goes_before_calicos_as_in_calico() -> None:
+    """By ``name/namespace/kind``, with the kinds as Calico calls them."""
+    kubernetes = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: same, namespace: x}
+spec: {podSelector: {}, ingress: [{}]}
+---"""
+    denies = in_x("order: 1000, ingress: [{action: Deny}]", "same")
+    assert World(kubernetes, denies).sources("x/a") == EVERYBODY
+
+
 def test_a_policy_in_a_tier_that_is_not_there_waits_for_it_and_is_told() -> None:
     lost = everywhere("tier: nowhere, ingress: [{action: Deny}]")
     world = World(lost)
@@ -169,6 +181,9 @@ def test_a_tier_that_cannot_be_read_comes_first_and_denies(spec: str) -> None:
         ("namespaceSelector: global()", "says global()"),
         ("serviceAccountSelector: '&&'", "does not parse"),
         ("selector: [a]", "should be text"),
+        ("selector: {}", "should be text"),
+        ("namespaceSelector: {}", "should be text"),
+        ("types: {}", "spec.types should be a list"),
         ("order: first", "should be a number"),
         ("types: [Both]", "neither Ingress nor Egress"),
         ("tier: 7", "should be text"),
@@ -216,6 +231,7 @@ def test_an_early_policy_is_of_host_endpoints_and_selects_no_pod(field: str) -> 
         ),
         ("preDNAT: true, applyOnForward: true, egress: [{action: Allow}]", "is for ingress only"),
         ("applyOnForward: 'yes'", "spec.applyOnForward should be true or false"),
+        ("doNotTrack: {}", "spec.doNotTrack should be true or false"),
     ],
 )
 def test_a_policy_of_host_endpoints_that_cannot_be_is_closed(fields: str, told: str) -> None:

@@ -223,6 +223,7 @@ def test_a_rule_that_is_not_understood_allows_nothing_and_leaves_the_others(
     [
         ("podSelector: {matchLabels: 7}, ingress: [{}]", NOBODY),
         ("podSelector: {matchLabels: {pod: 'a b'}}, ingress: [{}]", NOBODY),
+        ("podSelector: [], ingress: [{}]", NOBODY),
         ("podSelector: {matchLabels: {pod: a}}, ingress: [{}], someday: 1", ALL_BUT_B),
         ("podSelector: {matchLabels: {pod: a}}, ingress: 7", ALL_BUT_B),
         ("podSelector: {matchLabels: {pod: a}}, policyTypes: [Both]", f"x/c {ELSEWHERE}"),

@@ -132,6 +132,13 @@ def test_the_name_of_a_service_account_is_a_label_if_it_is_short(
     assert ("projectcalico.org/serviceaccount" in found.endpoint.labels) is is_label
 
 
+def test_a_service_account_may_stand_under_the_field_s_first_name() -> None:
+    found = workload(read(PodSpec(node_name="n1", service_account="old")))
+    assert found.endpoint.labels["projectcalico.org/serviceaccount"] == "old"
+    both = PodSpec(node_name="n1", service_account_name="new", service_account="old")
+    assert workload(read(both)).service_account == "new"
+
+
 def test_a_second_annotation_is_found_if_it_says_something_else() -> None:
     both = {"projectcalico.org/policy": "allow", "policy": "deny"}
     assert [f.code for f in read(annotations=both).findings] == [Code.ANNOTATION_KEYS]
