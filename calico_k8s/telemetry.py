@@ -11,12 +11,15 @@ Nothing secret is told, and nothing can be changed.
 """
 
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import msgspec
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.platform_collector import PlatformCollector
@@ -28,6 +31,7 @@ Question = Callable[[], str | None]
 
 REQUEST_TIMEOUT_S = 5.0
 
+log = structlog.get_logger()
 
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
 """Of what is quick where all is well: a change is to be in force after 3 ms, and 10 at most."""
@@ -102,6 +106,12 @@ class _Server(ThreadingHTTPServer):
                 " --metrics-port, or 0 for none"
             ) from None
         self.server_address = self.socket.getsockname()[:2]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's
+        """Who asks may go before the answer, which is no news; a mistake of ours is told in the log."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            log.error("metrics or probe not answered", error=repr(error))
 
 
 def _listening_socket(port: int) -> socket.socket:

@@ -1,5 +1,9 @@
 """What a daemon tells over HTTP."""
 
+import socket
+import struct
+import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -31,6 +35,30 @@ def test_metrics_health_and_readiness_are_told() -> None:
         problem = None
         assert ask(port, "/readyz?verbose") == (200, "ok\n")
         assert ask(port, "/secrets")[0] == 404
+
+
+def test_who_asks_and_is_gone_before_the_answer_is_no_news(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A traceback is no line of a log that is JSON."""
+    is_asked, is_gone = threading.Event(), threading.Event()
+    threads = threading.active_count()
+
+    def question() -> str | None:
+        is_asked.set()
+        assert is_gone.wait(10)
+        return "x" * 10_000_000  # more than any buffer takes for one that is gone
+
+    with serving(0, Telemetry(CollectorRegistry(), question, lambda: None)) as port:
+        with socket.create_connection(("127.0.0.1", port)) as asking:
+            asking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            asking.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert is_asked.wait(10)
+        is_gone.set()
+        give_up_s = time.monotonic() + 10
+        while threading.active_count() > threads + 1 and time.monotonic() < give_up_s:
+            time.sleep(0.005)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_port_that_is_taken_is_said() -> None:
