@@ -10,6 +10,7 @@ from typing import Any
 import click
 import msgspec
 
+from calico_k8s.cli.kube import KubeOptions, kube_options
 from calico_k8s.cli.node import require_root
 from calico_k8s.cli.options import DatastoreOptions, option, output_option
 from calico_k8s.cli.present import paint, print_data
@@ -21,7 +22,7 @@ from calico_k8s.cli.source import (
     families_option,
     load_source,
     manifest_arguments,
-    require_paths,
+    objects_of,
     settings_options,
 )
 from calico_k8s.errors import InputError, UnavailableError
@@ -38,7 +39,7 @@ from calico_k8s.model.addresses import Version
 from calico_k8s.query.matrix import Matrix
 from calico_k8s.query.matrix_text import matrix_lines
 from calico_k8s.query.reach import Service
-from calico_k8s.sources.expand import ClusterObjects, ExpandOptions
+from calico_k8s.sources.expand import ClusterObjects, ExpandOptions, with_places
 from calico_k8s.translate.namespaces import TranslateSettings
 
 DEMO_ACT_S = 4.0
@@ -85,7 +86,9 @@ class _Wanted(msgspec.Struct, frozen=True):
             InputError: something cannot be read at all.
         """
         loaded = load_source(self.source, self.nodes)
-        assert loaded.objects is not None, "it comes from manifests"
+        assert loaded.objects is not None, "a datastore alone has none"
+        if self.source.kube.is_given:
+            return loaded, with_places(loaded.objects, self.nodes)
         return loaded, loaded.objects
 
     def options(self, services: tuple[Service, ...]) -> LabOptions:
@@ -102,6 +105,7 @@ def lab_options(command: Callable[..., None]) -> Callable[..., None]:
         paths: tuple[str, ...],
         settings: TranslateSettings,
         families: tuple[Version, ...] | None,
+        kube: KubeOptions,
         nodes: int | None,
         pod_network: str,
         iptables_backend: FelixBackend,
@@ -109,8 +113,7 @@ def lab_options(command: Callable[..., None]) -> Callable[..., None]:
         **others: Any,
     ) -> None:
         require_root()
-        require_paths(paths)
-        source = Source(paths, DatastoreOptions(), settings, families)
+        source = Source(paths, DatastoreOptions(), settings, families, objects_of(paths, kube))
         kind: StoreKind = "etcd" if store == "etcd" else "sqlite"
         wanted = _Wanted(source, nodes, PodNetwork(pod_network), iptables_backend, kind)
         command(wanted=wanted, **others)
@@ -138,7 +141,8 @@ def lab_options(command: Callable[..., None]) -> Callable[..., None]:
         help="The datastore: a file, or a real etcd in the control plane.",
     )
     # Options are listed in the order in which they are added last.
-    others = settings_options(families_option(network(backend(store(with_lab)))))
+    cluster = kube_options(families_option(network(backend(store(with_lab)))))
+    others = settings_options(cluster)
     return manifest_arguments(nodes(others))
 
 
@@ -165,7 +169,8 @@ def lab_command() -> None:
 def run_command(ctx: click.Context, *, wanted: _Wanted, ports: tuple[str, ...]) -> None:
     r"""Bring a virtual cluster up and keep it, until Ctrl-C or the end of COMMAND.
 
-    Its manifests are followed: a change that is saved is in force a moment later. Other terminals
+    Its manifests are followed: a change that is saved is in force a moment later. A live cluster is
+    built as it is now, and not followed. Other terminals
     enter pods with `lab exec`, kill agents with `lab agent`, and see with `denials --lab --follow` what
     is denied, and by which rule.
 
@@ -196,8 +201,9 @@ def matrix_command(*, wanted: _Wanted, ports: tuple[str, ...], output: str) -> N
     r"""Probe every pair of pods with real packets, and print who reached whom.
 
     \b
-    Example:
+    Examples:
       calico-k8s lab matrix manifests/ --port 80/tcp --port 53/udp
+      calico-k8s lab matrix --kubeconfig
     """
     loaded, objects = wanted.load()
     services = chosen_services(ports, loaded)

@@ -158,10 +158,23 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
     return manifest_arguments(settings_options(with_cluster))
 
 
-def require_paths(paths: Sequence[str]) -> None:
-    """Raise unless manifests are given."""
-    if not paths:
-        raise InputError("give manifests: files, folders, or '-' for standard input")
+def objects_of(paths: Sequence[str], kube: KubeOptions) -> KubeOptions:
+    """Whose objects a command takes that wants objects: no cluster's, where manifests are given.
+
+    Raises:
+        InputError: neither is given, or both.
+    """
+    is_said = is_on_command_line("kubeconfig") or is_on_command_line("context")
+    if paths and is_said:
+        raise InputError("give manifests or --kubeconfig, not both")
+    if paths:
+        return KubeOptions()
+    chosen = kube if kube.is_given else kubectls_cluster()
+    if not chosen.is_given:
+        raise InputError(
+            "give manifests (files, folders, or '-' for standard input) or --kubeconfig"
+        )
+    return chosen
 
 
 def load_source(

@@ -8,12 +8,11 @@ import click
 
 import grammar
 from calico_k8s.cli.files import show_change
-from calico_k8s.cli.kube import KubeOptions, kube_options, kubectls_cluster, open_kube
+from calico_k8s.cli.kube import KubeOptions, kube_options, open_kube
 from calico_k8s.cli.options import option
 from calico_k8s.cli.source import (
-    is_on_command_line,
     manifest_arguments,
-    require_paths,
+    objects_of,
     settings_options,
     tell,
 )
@@ -92,11 +91,8 @@ def lint_command(
       calico-k8s lint manifests/ --format sarif
       calico-k8s lint --kubeconfig
     """
-    if paths and (is_on_command_line("kubeconfig") or is_on_command_line("context")):
-        raise InputError("give manifests or --kubeconfig, not both")
-    if not (paths or kube.is_given):
-        kube = kubectls_cluster()
-    if kube.is_given and not paths:
+    kube = objects_of(paths, kube)
+    if kube.is_given:
         problems, count = _lint_live(kube, settings, notes=notes is not False)
     else:
         problems, count = _lint_paths(paths, settings, notes=bool(notes))
@@ -110,7 +106,6 @@ def _lint_paths(
     paths: tuple[str, ...], settings: TranslateSettings, *, notes: bool
 ) -> tuple[tuple[Problem, ...], int]:
     """The problems of manifests, and how many objects they are."""
-    require_paths(paths)
     _require_existing(paths)
     read = read_manifests(paths)
     tell("note", read.notes)

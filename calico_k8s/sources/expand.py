@@ -38,6 +38,7 @@ from calico_k8s.translate.objects import (
     object_ref,
 )
 from calico_k8s.translate.services import SERVICE_NAME_LABEL
+from calico_k8s.translate.workloads import is_endpoint, pod_addresses
 
 NODES_DEFAULT = 2
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
@@ -139,6 +140,22 @@ def expand(
     everything = Unassigned(nodes, services, pods.values())
     families = options.families or _families([*nodes, *services, *pods.values()])
     return _cluster(collected, assign(everything, families, kept))
+
+
+def with_places(live: ClusterObjects, nodes: int | None = None) -> ClusterObjects:
+    """A live cluster, with what it lacks to be built: nodes that only pods name, nodes' addresses.
+
+    Pods and services stay as they are: one without an address is none that policy speaks of.
+
+    Raises:
+        InputError: there is no room for so many nodes.
+    """
+    pods = [pod for pod in live.pods if is_endpoint(pod) and pod_addresses(pod)]
+    given: list[KubeObject] = [*live.nodes, *pods]
+    by_ref = {object_ref(value): value for value in given}
+    everything = Unassigned(_nodes(by_ref, ExpandOptions(nodes)), live.services, pods)
+    assigned = assign(everything, _families([*given, *live.services]), {})
+    return msgspec.structs.replace(live, nodes=assigned.nodes)
 
 
 class _Collected:

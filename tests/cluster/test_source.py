@@ -1,13 +1,16 @@
 """A live cluster as SOURCE: what commands say of it."""
 
 import re
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from calico_k8s.controller.kube import connect
+from tests import needs
 from tests.cli.program import run
 from tests.cluster.objects import KubeObjects
-from tests.cluster.servers import NOBODY, ApiServer
+from tests.cluster.servers import NOBODY, ApiServer, api_server
 
 pytestmark = pytest.mark.cluster
 
@@ -47,6 +50,26 @@ def test_a_live_cluster_gives_the_same_matrix_as_its_manifests(
     assert len(live["pods"]) >= 3
     # Nodes that no object stands for are made up for manifests only.
     assert live["probes"] == written["probes"]
+
+
+@pytest.mark.kernel
+def test_a_live_cluster_is_built_in_a_lab_and_asked_with_packets(tmp_path: Path) -> None:
+    """A server of its own: a lab builds all that is there, whatever other tests have left."""
+    needs.require_root()
+    policy = {"policy": "allow tcp from label access=web to port 80"}
+    with api_server(tmp_path) as kube, closing(connect(str(kube.kubeconfig()))) as api:
+        objects = KubeObjects(api)
+        objects.node("node-2", ["192.168.7.2"], ["10.7.2.0/24"])
+        objects.namespace("shop")
+        objects.pod("shop", "db", ["10.7.2.2"], annotations=policy, spec={"nodeName": "node-2"})
+        objects.pod("shop", "friend", ["10.7.1.2"], labels={"access": "web"})
+        objects.pod("shop", "stranger", ["10.7.1.3"])
+        objects.pod("shop", "pending")
+        source = ("--kubeconfig", kube.kubeconfig(), "--port", "80", "-o", "json")
+        computed, seen = run("matrix", *source).json, run("lab", "matrix", *source).json
+    assert seen["probes"] == computed["probes"]
+    assert [pod["id"] for pod in seen["pods"]] == ["shop/db", "shop/friend", "shop/stranger"]
+    assert {each["verdict"] for each in seen["probes"]} == {"allow", "deny"}
 
 
 def test_lint_tells_what_is_wrong_in_a_live_cluster(
