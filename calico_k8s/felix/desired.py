@@ -163,8 +163,8 @@ class Desired:
     @property
     def problems(self) -> tuple[str, ...]:
         """What cannot be as it should: one sentence each."""
-        closed = self._groups.closed
-        return tuple(sorted(f"{self._named(group)}: {why}" for group, why in closed.items()))
+        pods = sorted(f"{self._named(g)}: {why}" for g, why in self._groups.closed.items())
+        return (*pods, *self._hosts.problems)
 
     def _named(self, group: GroupId) -> str:
         """One of a group's endpoints, and how many others there are."""

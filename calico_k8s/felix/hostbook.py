@@ -5,6 +5,9 @@ chains and jumps, whole.  Pure.
 
 A host endpoint's interface is asked by name in the rules, so it changes its group in the same
 transaction as the chains: nothing is retired here, and no mark is given.
+
+Where one asks a group of more stages than the kernel follows, every new flow is denied instead,
+failsafe ports aside: the kernel would refuse all that the node has to write.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,10 +18,11 @@ from calico_k8s.calc.deltas import Deltas, Group, GroupId, IpsetId, LocalHostEnd
 from calico_k8s.felix.groupbook import asked_by
 from calico_k8s.model.addresses import Address, Version
 from calico_k8s.model.names import EndpointId
-from calico_k8s.model.resources import EVERY_INTERFACE, HostHook
+from calico_k8s.model.resources import EVERY_INTERFACE, Direction, HostHook
 from calico_k8s.policy.host_verdict import interfaces_of
 from calico_k8s.render.groups import RenderedGroup, asks_passing, render_group
-from calico_k8s.render.hosts import HostInterface, HostTables, render_hosts
+from calico_k8s.render.hosts import NEVER_ASKED, Asked, HostInterface, HostTables, render_hosts
+from calico_k8s.render.names import HOST_DENY
 from calico_k8s.render.notes import Note
 from calico_k8s.render.rules import NetsIpset
 from calico_k8s.render.settings import RenderConfig
@@ -42,6 +46,7 @@ class HostBook:
         self._hosts: dict[EndpointId, LocalHostEndpoint] = {}
         self._groups: dict[GroupId, _HostGroup] = {}
         self._own: OwnAddresses = {}
+        self._problems: tuple[str, ...] = ()
 
     def take(self, deltas: Deltas, own: OwnAddresses) -> bool:
         """Go on to a state; whether any chain or jump may differ."""
@@ -112,13 +117,25 @@ class HostBook:
             for rendered in each.rendered.values():
                 yield from rendered.nets
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """The host endpoints that the tables of last hold closed, and why: one sentence each."""
+        return self._problems
+
     def tables(self, config: RenderConfig) -> dict[Version, HostTables]:
         """What there is in each family."""
+        in_force = self._in_force()
+        followed = config.host_stages_max
+        closed = {host.endpoint.name: self._too_deep(host, followed) for host in in_force.values()}
+        self._problems = tuple(_too_many(n, deep, followed) for n, deep in closed.items() if deep)
         return {
             version: render_hosts(
                 config,
                 version,
-                self._interfaces(version),
+                tuple(
+                    HostInterface(name, self._chains(host, version, closed[host.endpoint.name]))
+                    for name, host in in_force.items()
+                ),
                 {g.rendered[version].entry: g.rendered[version] for g in self._groups.values()},
                 self._holdable(version),
             )
@@ -134,23 +151,65 @@ class HostBook:
             or (self.may_be_held and each.group.hook is not HostHook.UNTRACKED)
         }
 
-    def _interfaces(self, version: Version) -> tuple[HostInterface, ...]:
+    def _in_force(self) -> dict[str | None, LocalHostEndpoint]:
         """Each interface once: the first host endpoint by name has it, every other comes last."""
-        found: dict[str, HostInterface] = {}
-        every: HostInterface | None = None
+        found: dict[str, LocalHostEndpoint] = {}
+        every: LocalHostEndpoint | None = None
         for host in sorted(self._hosts.values(), key=lambda each: each.endpoint.name):
-            chains = {
-                (asked.hook, asked.direction): self._groups[asked.group].rendered[version].entry
-                for asked in host.groups
-            }
             if host.endpoint.interface == EVERY_INTERFACE:
-                own = {
-                    asked: chain
-                    for asked, chain in chains.items()
-                    if asked[0] is not HostHook.UNTRACKED
-                }
-                every = every or HostInterface(None, own)
+                every = every or host
             for interface in interfaces_of(host.endpoint, self._own):
-                found.setdefault(interface, HostInterface(interface, chains))
-        named = tuple(found[name] for name in sorted(found))
-        return named if every is None else (*named, every)
+                found.setdefault(interface, host)
+        named: dict[str | None, LocalHostEndpoint] = {name: found[name] for name in sorted(found)}
+        return named if every is None else named | {None: every}
+
+    def _chains(
+        self, host: LocalHostEndpoint, version: Version, closed: Iterable[Asked]
+    ) -> dict[Asked, ChainName]:
+        chains = {a: group.rendered[version].entry for a, group in self._asks(host)}
+        for asked in closed:
+            del chains[asked]
+            chains[_CLOSED_AT.get(asked, asked)] = HOST_DENY
+        return chains
+
+    def _asks(self, host: LocalHostEndpoint) -> Iterator[tuple[Asked, _HostGroup]]:
+        is_every = host.endpoint.interface == EVERY_INTERFACE
+        for hook, direction, group in ((a.hook, a.direction, a.group) for a in host.groups):
+            if not (is_every and hook is HostHook.UNTRACKED):
+                yield (hook, direction), self._groups[group]
+
+    def _too_deep(self, host: LocalHostEndpoint, followed: int | None) -> dict[Asked, int]:
+        """What it asks that has more stages than the kernel follows, and how many."""
+        if followed is None:
+            return {}
+        stages = {
+            asked: max(each.stages for each in group.rendered.values())
+            for asked, group in self._asks(host)
+            if asked != NEVER_ASKED
+        }
+        return {asked: count for asked, count in stages.items() if count > followed}
+
+
+_CLOSED_AT: Mapping[Asked, Asked] = {
+    (HostHook.UNTRACKED, Direction.INGRESS): (HostHook.PRE_DNAT, Direction.INGRESS),
+    (HostHook.UNTRACKED, Direction.EGRESS): (HostHook.LOCAL, Direction.EGRESS),
+}
+"""Where a hook is closed, if not there: the raw table does not know which connections are open."""
+
+
+def _too_many(name: str, closed: Mapping[Asked, int], followed: int | None) -> str:
+    about = sorted({_ABOUT[_CLOSED_AT.get(asked, asked)] for asked in closed})
+    return (
+        f"host endpoint {name}: in {max(closed.values())} tiers and profiles, of which nftables"
+        f" follows {followed}, so {' and '.join(about)} there is denied, but for open connections"
+        " and failsafe ports: name it in fewer tiers, or give --iptables-backend legacy"
+    )
+
+
+_ABOUT: Mapping[Asked, str] = {
+    (HostHook.LOCAL, Direction.INGRESS): "what the node takes",
+    (HostHook.LOCAL, Direction.EGRESS): "what the node sends",
+    (HostHook.FORWARDED, Direction.INGRESS): "what passes through",
+    (HostHook.FORWARDED, Direction.EGRESS): "what passes through",
+    (HostHook.PRE_DNAT, Direction.INGRESS): "what arrives",
+}

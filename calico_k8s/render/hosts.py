@@ -78,6 +78,7 @@ class HostInterface(NamedTuple):
     interface: str | None
     """None: every interface without a host endpoint of its own."""
     chains: Mapping[Asked, ChainName]
+    """:data:`HOST_DENY` where every new flow is denied."""
 
 
 class HostTables(msgspec.Struct, frozen=True):
@@ -121,7 +122,7 @@ def render_hosts(
     made = _Hosts(config, version, tuple(interfaces))
     chains: dict[TableName, Chains] = {"raw": made.raw(), "mangle": made.mangle()}
     for asked, chain in sorted({p for each in made.interfaces for p in each.chains.items()}):
-        if asked == NEVER_ASKED:
+        if asked == NEVER_ASKED or chain == HOST_DENY:
             continue
         table: TableName = "raw" if asked[0] is HostHook.UNTRACKED else "mangle"
         chains[table] |= groups[chain].chains

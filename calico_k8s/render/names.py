@@ -63,8 +63,8 @@ _HOOK_LETTERS = {
 }
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
 _TELLING = re.compile(rf"{CHAIN_PREFIX}[dsa][ei]-")
-_STAGE = re.compile(rf"{CHAIN_PREFIX}[ei]\d+-")
-_REHEARSED_STAGE = re.compile(rf"{CHAIN_PREFIX}[EI]\d+-")
+_STAGE = re.compile(rf"{CHAIN_PREFIX}[hfnu]?[ei]\d+-")
+_REHEARSED_STAGE = re.compile(rf"{CHAIN_PREFIX}[hfnu]?[EI]\d+-")
 _HASH_BYTES = 8
 
 
@@ -84,12 +84,12 @@ def stage_chain(
 
 
 def is_stage(chain: str) -> bool:
-    """Whether a chain is a stage of a group of pods."""
+    """Whether a chain is a stage of a group."""
     return _STAGE.match(chain) is not None
 
 
 def is_rehearsed_stage(chain: str) -> bool:
-    """Whether a chain is a stage of a rehearsal of a group of pods."""
+    """Whether a chain is a stage of a rehearsal."""
     return _REHEARSED_STAGE.match(chain) is not None
 
 

@@ -25,6 +25,9 @@ STAGES_MAX = 9
 """nftables takes no chain that is 16 jumps or gotos away (NFT_JUMP_STACK_SIZE): the static chains
 before a group's first, and the one that denies after its last, leave so many.  Each level of a mark
 tree below its root takes one of them."""
+HOST_STAGES_MAX = 13
+"""The same for a group of host endpoints, which no tree leads to: one chain before its first and the
+one that denies after its last, or, of what passes through, two before it and none after."""
 
 
 class RenderConfig(msgspec.Struct, frozen=True):
@@ -64,7 +67,17 @@ class RenderConfig(msgspec.Struct, frozen=True):
     @property
     def stages_max(self) -> int | None:
         """How many stages a group may have in a flat tree; None: as many as there are."""
-        return STAGES_MAX if self.has_own_table or self.is_over_nftables else None
+        return STAGES_MAX if self._is_followed_so_far else None
+
+    @property
+    def host_stages_max(self) -> int | None:
+        """The same for a group of host endpoints, at every hook."""
+        return HOST_STAGES_MAX if self._is_followed_so_far else None
+
+    @property
+    def _is_followed_so_far(self) -> bool:
+        """Whether the kernel refuses chains that are too many jumps away."""
+        return self.has_own_table or self.is_over_nftables
 
     @property
     def accepts(self) -> bool:

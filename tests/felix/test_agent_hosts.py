@@ -38,6 +38,7 @@ from calico_k8s.model.resources import (
     Value,
 )
 from calico_k8s.netlink.conntrack import ConntrackSocket
+from calico_k8s.render.settings import HOST_STAGES_MAX
 from tests.felix.nodes import (
     NODE,
     NODE_ADDRESS,
@@ -176,6 +177,7 @@ def host(
     interface: str = "eth0",
     expected: tuple[Address, ...] = (),
     profiles: tuple[str, ...] = (),
+    role: str = "host",
 ) -> dict[Key, Value | None]:
     """A host endpoint of the node."""
     endpoint = HostEndpoint(
@@ -183,7 +185,7 @@ def host(
         name,
         interface,
         expected,
-        labels={"role": "host"},
+        labels={"role": role},
         profiles=tuple(map(ProfileId, profiles)),
     )
     return {keys.HostEndpointKey(NODE, name): endpoint}
@@ -252,6 +254,52 @@ def test_no_policy_locks_an_operator_out(world: World) -> None:
             "nor while the agent is away"
         )
         assert not connects(world.client, NODE_ADDRESS, WEB)
+
+
+@pytest.mark.parametrize(
+    ("world", "hook"),
+    [(Backend.NFT, HostHook.FORWARDED), (Native.NFTABLES, HostHook.UNTRACKED)],
+    indirect=["world"],
+    ids=str,
+)
+def test_a_host_endpoint_in_too_many_tiers_is_closed_alone_but_for_who_is_in(
+    world: World, hook: HostHook
+) -> None:
+    world.settle(host(), host("aside", world.neighbour.link), policy(to_port(WEB)))
+    with world.client:
+        session = socket.create_connection((NODE_ADDRESS, WEB), 2)
+    with session:
+        world.settle(host(role="deep"), tiers(HOST_STAGES_MAX + 2, hook))
+        told = f"uplink: in {HOST_STAGES_MAX + 3} tiers and profiles"
+        assert until(lambda: told in " ".join(errors(world))), errors(world)
+        become(world.reaches_node, {SSH, API})
+        become(world.reached_by_node, {API})
+        assert not connects(world.client, world.pod.addresses[0])
+        session.sendall(b"echo")
+        assert until(lambda: _unsent(session) == 0), "who is in goes on"
+        world.settle(policy(to_port(SPARE)))
+        become(lambda: opened(world.neighbour.namespace, NODE_ADDRESS), {SSH, API, SPARE})
+        world.settle(gone(tiers(4, hook)))
+        become(world.reaches_node, {SSH, API, SPARE})
+    assert until(lambda: not errors(world))
+
+
+def tiers(count: int, hook: HostHook) -> dict[Key, Value | None]:
+    """Tiers that let one port of whoever is in many in, and TCP out, and pass on the rest."""
+    items: dict[Key, Value | None] = {}
+    for number in range(count):
+        name, identity = TierName(f"t{number}"), PolicyId("GlobalNetworkPolicy", "", f"t{number}")
+        items[keys.TierKey(name)] = Tier(name, number, Action.PASS)
+        items[keys.PolicyKey(name, identity)] = Policy(
+            identity,
+            name,
+            SelectorText('role == "deep"'),
+            BOTH,
+            ingress=(to_port(SPARE),),
+            egress=(Rule(Action.ALLOW, ORIGIN, protocol=TCP),),
+            host_hook=hook,
+        )
+    return items
 
 
 def _unsent(session: socket.socket) -> int:

@@ -186,14 +186,19 @@ def tables(state: State, version: Version) -> tuple[Table, ...]:
 
 
 def hosts_of(state: State) -> dict[Version, HostTables]:
-    """What the state's host endpoints ask."""
+    """What the state's host endpoints ask, in each family."""
+    return host_book(state).tables(state.config)
+
+
+def host_book(state: State) -> HostBook:
+    """The state's host endpoints."""
     book = HostBook((4, 6), tells=state.config.tells)
     deltas = Deltas(
         groups_updated={g.id: g for g in state.groups if g.hook is not None},
         hosts_updated={host.endpoint.id: host for host in state.hosts},
     )
     book.take(deltas, state.own)
-    return book.tables(state.config)
+    return book
 
 
 def _of_pods(state: State) -> list[Group]:
