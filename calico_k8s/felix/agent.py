@@ -410,8 +410,10 @@ class Agent:
                     self._look_from_s = now_s + max(LOOK_PAUSE_S, rest_s)
                 case Task.RESYNC:
                     self._resync(now_s)
-                case _:
+                case _ if not self._kernel.keeps_writes_waiting:
                     self._enforcer.collect(now_s)
+                case _:
+                    pass  # what is left over can wait, and what is new may need sets alone
         except KernelError as error:
             self._fail(error, now_s)
 

@@ -116,6 +116,11 @@ class Kernel:
         """Whether our chains are in no table of iptables."""
         return self._nftables is not None
 
+    @property
+    def keeps_writes_waiting(self) -> bool:
+        """Whether chains cannot be written now: only iptables-legacy has a lock for them."""
+        return self.backend is Backend.LEGACY and inprocess.is_lock_held()
+
     def fitted(self, config: RenderConfig, *, can_tell: bool = True) -> RenderConfig:
         """What chains show of the backend beside their settings, and of who hears what they tell."""
         return msgspec.structs.replace(

@@ -87,6 +87,12 @@ class Bed:
                 ip(f"route replace default via 169.254.1.1 dev {far}")
         ip(f"route add {address}/32 dev {link}")
 
+    def replug(self, number: int) -> None:
+        """Take a pod's veth away, one of the server's, and give it another of the same name."""
+        with self.node:
+            ip(f"link del cali{number}")
+            self._attach(number, self.server)
+
 
 def write(store: Store, items: Mapping[Key, Value | None]) -> int:
     """Store items, None: gone; nanoseconds of the monotonic clock when the write had returned."""
@@ -109,13 +115,15 @@ class Felix:
     def __init__(self, bed: Bed, url: str, backend: str, folder: Path) -> None:
         self._bed, self._url, self._backend, self._folder = bed, url, backend, folder
         self._commands = folder / "commands"
+        self.lock = folder / "lock"
+        """What programs of iptables-legacy lock here."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> int:
         """Nanoseconds of the monotonic clock just before the process began."""
         environment = dict(
             os.environ,
-            XTABLES_LOCKFILE=str(self._folder / "lock"),
+            XTABLES_LOCKFILE=str(self.lock),
             PATH=f"{self._wrappers()}:{os.environ['PATH']}",
             PYTHONPATH=str(Path.cwd()),
         )

@@ -3,11 +3,11 @@
 A real Felix process on a node of its own, on the small cluster of ``tests/bench/workload.py``; pods
 elsewhere and here change their labels, come and go, policies come and go, and now and then packets
 say whether a verdict has changed as it should.  Every half minute everything that could grow is
-measured, and `felix drift` compares the kernel with a calculation made anew.  Last come 10,000
-changes as fast as the store takes them.
+measured, and `felix drift` compares the kernel with a calculation made anew.  Then come 10,000
+changes as fast as the store takes them, and last, on both backends, the acts of ``faults.py``.
 
-In: ``--minutes``, ``--backend``, ``--seed``, a file for the plot.  Out: a line for each sample, the
-plot, exit 1 where something grew, differed or came late.
+In: ``--minutes``, ``--backend``, ``--seed``, a file for the plot, ``--faults-only``.  Out: a line for
+each sample and act, the plot, exit 1 where something grew, differed or came late.
 """
 
 import argparse
@@ -41,6 +41,7 @@ from tests.bench.workload import (
     policy,
     remote_pod,
 )
+from tests.soak.faults import Faults
 
 CHANGE_S = 0.05
 """Twenty changes a second."""
@@ -262,7 +263,30 @@ def main() -> int:
     parser.add_argument("--backend", choices=("legacy", "nft"), default="nft")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--faults-only", action="store_true")
     given = parser.parse_args()
+    findings = [] if given.faults_only else churned(given)
+    for backend in ("legacy", "nft"):
+        findings += [f"{backend}: {each}" for each in disturbed(backend)]
+    for finding in findings:
+        print(f"FOUND: {finding}")
+    return 1 if findings else 0
+
+
+def disturbed(backend: str) -> list[str]:
+    """What was wrong while other programs were in the way."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        bed = Bed(stack, SMALL.local, range(SMALL.local - UNSELECTED, SMALL.local))
+        store, url = stack.enter_context(stores("sqlite", folder))
+        felix = Felix(bed, url, backend, folder)
+        stack.callback(felix.stop)
+        print(f"faults, {backend}", flush=True)
+        return list(Faults(bed, store, felix, backend).play())
+
+
+def churned(given: argparse.Namespace) -> list[str]:
+    """What was wrong in so many minutes of churn, and in the changes that come last."""
     samples: list[Sample] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -281,11 +305,9 @@ def main() -> int:
     if given.plot is not None:
         plot(samples, given.plot)
     findings = [*grown(samples), *wrong([*samples, after])]
-    for finding in findings:
-        print(f"FOUND: {finding}")
     if not findings:
         print(f"{len(samples)} samples: nothing grew, differed or came late")
-    return 1 if findings else 0
+    return findings
 
 
 if __name__ == "__main__":

@@ -201,6 +201,17 @@ def _build_rule(rule_kind: Any, words: RuleWords) -> Any:  # Any: iptc has no ty
     return rule
 
 
+def is_lock_held() -> bool:
+    """Whether another program has the xtables lock at this moment."""
+    try:
+        with _xtables_lock(0):
+            return False
+    except LockHeld:
+        return True
+    except InProcessRefusal:
+        return False  # whoever writes says what is wrong
+
+
 @contextmanager
 def _xtables_lock(timeout_s: float) -> Iterator[None]:
     """The lock every legacy iptables program takes; a new open file each time, as they do.

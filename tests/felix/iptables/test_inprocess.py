@@ -1,5 +1,6 @@
 """Edits by python-iptables leave in the kernel what iptables-restore would."""
 
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from calico_k8s.felix.iptables.inprocess import (
     LINES_MAX,
     InProcessRefusal,
     edit_table,
+    is_lock_held,
     load,
     split_plan,
 )
@@ -129,6 +131,17 @@ def test_without_its_lock_file_the_edit_is_left_to_iptables_restore(
     monkeypatch.setenv("XTABLES_LOCKFILE", "/nonexistent/lock")
     with pytest.raises(InProcessRefusal, match="/nonexistent/lock"):
         edit_table(4, "filter", [], lock_timeout_s=1)
+
+
+def test_a_lock_of_another_program_is_seen_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "lock"))
+    assert not is_lock_held()
+    with (tmp_path / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert is_lock_held()
+    assert not is_lock_held()
 
 
 def test_python_iptables_can_be_used_here() -> None:
