@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, NoReturn
@@ -131,6 +131,22 @@ def take_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def prepare(environment: MutableMapping[str, str]) -> None:
+    """Has the checks find their programs, and compile a module once."""
+    # The checks are programs of this environment; iptables and ipset live in sbin.
+    environment["PATH"] = os.pathsep.join(
+        [
+            str(Path(sys.executable).parent),
+            environment.get("PATH", os.defpath),
+            "/usr/sbin",
+            "/sbin",
+        ]
+    )
+    # Images of containers set it. Each run of pytest would then rewrite the asserts of every test
+    # anew, and each agent, controller and command that a test starts compile what it imports.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
 def run_check(check: Check, results: Path, *, may_be_empty: bool) -> Counts:
     """Runs one check to its end, its output going where ours goes."""
     command = [*check.command, f"--junitxml={results}"] if check.is_pytest else [*check.command]
@@ -202,10 +218,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     _, pytest_arguments = parser.parse_known_args(arguments)
     take_signals()
-    # The checks are programs of this environment; iptables and ipset live in sbin.
-    os.environ["PATH"] = os.pathsep.join(
-        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]
-    )
+    prepare(os.environ)
     checks = read_checks((ROOT / "tox.ini").read_text(), pytest_arguments)
     builds = {} if pytest_arguments else start_builds()
     with tempfile.TemporaryDirectory(prefix="calico-k8s-test-") as results:

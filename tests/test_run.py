@@ -1,5 +1,6 @@
 """The runner of the checks: what it reads from tox.ini, and how it counts."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -51,6 +52,15 @@ def test_an_error_counts_as_failed() -> None:
 
 def test_the_counts_print_in_the_form_that_scripts_rely_on() -> None:
     assert str(Counts(3, 0, 1)) == "3 passed, 0 failed, 1 skipped"
+
+
+@pytest.mark.parametrize("found", [{}, {"PATH": "/bin", "PYTHONDONTWRITEBYTECODE": "1"}])
+def test_checks_find_their_programs_and_keep_what_they_have_compiled(found: dict[str, str]) -> None:
+    environment = dict(found)
+    run.prepare(environment)
+    first, *_, last = environment["PATH"].split(os.pathsep)
+    assert (Path(first), last) == (Path(sys.executable).parent, "/sbin")
+    assert set(environment) == {"PATH"}
 
 
 @pytest.mark.parametrize(
