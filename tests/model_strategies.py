@@ -7,6 +7,7 @@ protocol that has them, canonical addresses and selectors), and nothing more.
 """
 
 from collections.abc import Mapping
+from functools import cache
 from itertools import product
 from typing import Any, TypeVar
 
@@ -169,6 +170,7 @@ def some(
     return st.one_of(*of_size)
 
 
+@cache
 def entity_matches(*, has_ports: bool) -> st.SearchStrategy[EntityMatch]:
     """One end of a rule; port criteria only where the rule's protocol has ports."""
     criteria = (*_PLACES, *_PORTS, *_PORTS) if has_ports else _PLACES
@@ -336,6 +338,7 @@ all_keys: st.SearchStrategy[Key] = st.one_of(
 )
 
 
+@cache  # making a strategy takes longer than drawing from it
 def values(key: Key) -> st.SearchStrategy[Value]:  # noqa: C901 - one arm for each kind of key
     """What may be stored at a key."""
     match key:
