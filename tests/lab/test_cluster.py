@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,30 +29,33 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def machine() -> dict[str, object]:
-    """What the machine's own namespace holds that a lab must not touch."""
-    commands = {
-        "links": ["ip", "-j", "link"],
-        "addresses": ["ip", "-j", "address"],
-        "routes": ["ip", "-j", "route", "show", "table", "all"],
-        "rules": ["iptables-legacy-save"],
-        "rules of nft": ["nft", "list", "ruleset"],
-    }
+    """What the machine's own namespace holds that a lab must not touch.
+
+    What changes there by itself is left out: packets that are counted, seconds that run out.
+    """
     found: dict[str, object] = {}
-    for name, command in commands.items():
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        if command[0] == "ip":
-            links = json.loads(output)
-            # A lease's remaining seconds go on falling.
-            for link in links:
-                for address in link.get("addr_info", ()):
-                    address.pop("valid_life_time", None)
-                    address.pop("preferred_life_time", None)
-            found[name] = links
-        else:
-            found[name] = [line for line in output.splitlines() if not line.startswith("#")]
+    for name in ("link", "address", "route show table all"):
+        output = output_on_machine("ip", "-j", *name.split())
+        found[name] = json.loads(output, object_hook=_without_seconds)
+    saved = output_on_machine("iptables-legacy-save").splitlines()
+    found["rules"] = [COUNTED.sub("", line) for line in saved if not line.startswith("#")]
+    found["rules of nft"] = output_on_machine("nft", "--stateless", "list", "ruleset")
     for setting in ("ipv4/ip_forward", "ipv4/conf/all/rp_filter", "ipv6/conf/all/forwarding"):
         found[setting] = Path(f"/proc/sys/net/{setting}").read_text(encoding="ascii")
     return found
+
+
+COUNTED = re.compile(r" \[\d+:\d+\]$")
+"""What a chain's policy has decided."""
+
+
+def output_on_machine(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _without_seconds(found: dict[str, object]) -> dict[str, object]:
+    running_out = {"valid_life_time", "preferred_life_time", "expires"}
+    return {name: value for name, value in found.items() if name not in running_out}
 
 
 def left_of(process: int) -> list[str]:
