@@ -13,12 +13,12 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import msgspec
-import yaml
 
 from calico_k8s.errors import InputError
 from calico_k8s.model.resources import PROTOCOL_NAMES
 from calico_k8s.query.matrix import Cell, Matrix, Word, parse_service
 from calico_k8s.query.reach import Service
+from calico_k8s.sources.nodes import Items, parse_documents, to_builtin
 
 
 class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,21 +68,18 @@ def parse_expectations(text: str, file: str) -> tuple[Expectation, ...]:
     Raises:
         InputError: not YAML, not such a list, or a port that cannot be asked for; with its place.
     """
-    try:
-        entries = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark is not None else None
-        raise InputError("not YAML", file=file, line=line) from None
-    if not isinstance(entries, list) or not entries:
+    documents = list(parse_documents(text, file))
+    listed = documents[0] if len(documents) == 1 else None
+    if not isinstance(listed, Items) or not listed.nodes:
         raise InputError("give a list of {from, to, port, verdict}", file=file)
     found = []
-    for number, entry in enumerate(entries, start=1):
+    for number, node in enumerate(listed.nodes, start=1):
         try:
-            expectation = msgspec.convert(entry, Expectation)
+            expectation = msgspec.convert(to_builtin(node), Expectation)
             parse_service(str(expectation.port))
         except (msgspec.ValidationError, InputError) as error:
-            raise InputError(f"entry {number}: {error}", file=file) from None
+            message = f"entry {number}: {error}"
+            raise InputError(message, file=file, line=node.line, column=node.column) from None
         found.append(expectation)
     return tuple(found)
 
