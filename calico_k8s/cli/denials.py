@@ -23,7 +23,7 @@ from calico_k8s.cli.options import (
 )
 from calico_k8s.cli.present import Row, paint, print_data, table
 from calico_k8s.datastore.store import Store
-from calico_k8s.errors import InputError, StoreUnavailable, UnavailableError
+from calico_k8s.errors import InputError, UnavailableError
 from calico_k8s.felix.local_socket import ask
 from calico_k8s.lab.remote import find_lab
 from calico_k8s.model.denial import Denial, Denials, parse_denials_path
@@ -186,24 +186,31 @@ def _newest_last(answers: list[Denials], node: str | None) -> list[Told]:
 
 def _follow(read: Read, node: str | None, look_s: float) -> Iterator[Row]:
     """Each record as it appears, and again whenever there were more packets: those alone count."""
-    before: dict[tuple[object, ...], int] = {}
+    known: dict[tuple[object, ...], int] = {}
     is_first = True
     while True:
-        news: list[Row] = []
+        answers: list[Denials] = []
+        found: list[Told] = []
         try:
             answers = read()
-        except (UnavailableError, StoreUnavailable):
+            found = _newest_last(answers, node)
+        except (InputError, UnavailableError):
             # An agent that is started anew, an etcd that fails over: they come back.
             if is_first:
                 raise
-            answers = []
-        for told in _newest_last(answers, node) if answers or is_first else ():
-            key = _identity(told)
-            known, before[key] = before.get(key, 0), told.denial.packets
-            # A record that the agent had forgotten, or one of an agent that was started anew.
-            more = told.denial.packets - (known if known <= told.denial.packets else 0)
+        news: list[Row] = []
+        now: dict[tuple[object, ...], int] = {}
+        for told in found:
+            key, packets = _identity(told), told.denial.packets
+            before = known.get(key, 0)
+            # An agent that was started anew counts from the beginning.
+            more = packets - (before if before <= packets else 0)
+            now[key] = packets
             if more:
                 news.append(_row(told) | {"packets": more})
+        # What an agent has forgotten it counts from the beginning, too.
+        answered = {answer.node for answer in answers}
+        known = {key: count for key, count in known.items() if key[0] not in answered} | now
         yield from news[-FOLLOWED_FIRST:] if is_first else news
         is_first = False
         time.sleep(look_s)

@@ -77,6 +77,10 @@ def logging_of(daemon: str, options: LogOptions) -> Iterator[None]:
             raise
         structlog.get_logger().critical("ended by an error", error=str(error))
         raise click.exceptions.Exit(error.exit_code) from None
+    except OSError as error:
+        # Nothing that a daemon expects: with its traceback, where a command has a sentence.
+        _log_mistake(type(error), error, error.__traceback__)
+        raise click.exceptions.Exit(CalicoError.exit_code) from None
 
 
 def set_up_logging(options: LogOptions) -> None:

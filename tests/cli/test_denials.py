@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -105,7 +106,13 @@ def test_without_an_agent_here_it_is_said_where_one_was_looked_for(tmp_path: Pat
 def test_followed_lines_are_new_ones_and_more_packets_of_old_ones(tmp_path: Path) -> None:
     path = tmp_path / "denials"
     now = [Denials(NodeName("one"), (DENIED,))]
-    local = LocalSocket(path, lambda: msgspec.json.encode(now[0]))
+    asked = threading.Event()
+
+    def answer() -> bytes:
+        asked.set()
+        return msgspec.json.encode(now[0])
+
+    local = LocalSocket(path, answer)
     assert local.start()
     command = (sys.executable, "-m", "calico_k8s", "denials", "--follow")
     with (
@@ -125,5 +132,15 @@ def test_followed_lines_are_new_ones_and_more_packets_of_old_ones(tmp_path: Path
                 "192.0.2.7 → shop/db, tcp 5432: end of annotation of pod shop/db\n"
             )
             assert lines[1].endswith(f"one {sentence}\n")
+            # Forgotten by the agent, meanwhile even without anything to tell, and back again.
+            for gone in (Denials(NodeName("one"), (FROM_OUTSIDE,)), Denials(NodeName("two"))):
+                now[0] = gone
+                asked.clear()
+                for _ in range(2):  # the first may have been answered with what was before
+                    assert asked.wait(20)
+                    asked.clear()
+            anew = msgspec.structs.replace(DENIED, packets=6, last=202.0)
+            now[0] = Denials(NodeName("one"), (FROM_OUTSIDE, anew))
+            assert process.stdout.readline().endswith(f"one {sentence} (6 packets)\n")
         finally:
             process.kill()

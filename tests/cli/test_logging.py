@@ -61,6 +61,9 @@ def test_what_ends_the_process_is_a_line_too() -> None:
     mistake = lines("error", "json", "raise ValueError('x')")[-1]
     assert (mistake["event"], mistake["level"]) == ("a mistake of ours", "critical")
     assert "ValueError: x" in mistake["exception"]
+    lost = lines("error", "json", "raise OSError(24, 'Too many open files')")[-2]
+    assert lost["event"] == "a mistake of ours"
+    assert "Too many open files" in lost["exception"]
     error = lines("error", "json", "raise UnavailableError('no etcd')")[-2]
     assert (error["event"], error["error"]) == ("ended by an error", "no etcd")
 
