@@ -37,8 +37,11 @@ class TableWriter(Protocol):
     def set_desired(self, table: Table) -> None:
         """What is ours should be exactly this."""
 
-    def apply(self) -> int:
+    def write(self) -> int:
         """Write what differs in one transaction; the number of lines."""
+
+    def settle(self) -> int:
+        """See that what was written stands, or write it again; the number of lines."""
 
     def has_drifted(self) -> bool:
         """Whether something is other than desired, however it came to be."""
@@ -58,6 +61,17 @@ class Transactions(Protocol):
 
     def begin_anew(self) -> None:
         """Have the transaction that is open start from nothing."""
+
+
+class TogetherWriter(Protocol):
+    """Tables of every family, of which several may be written in one transaction."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether they may be by now."""
+
+    def write(self) -> int:
+        """Write what differs in all tables; the number of lines."""
 
 
 class Written(NamedTuple):
@@ -80,11 +94,13 @@ class Applier:
         tables: Mapping[tuple[Version, TableName], TableWriter],
         hold_mark: int,
         transactions: Transactions | None = None,
+        together: TogetherWriter | None = None,
     ) -> None:
         self.ipsets = ipsets
         self._tables = tables
         self._hold_mark = hold_mark
         self._transactions = transactions
+        self._together = together
         self._desired_tables: dict[tuple[Version, TableName], Table] = {}
 
     def carry_out(self, plan: Plan) -> Written:
@@ -137,7 +153,8 @@ class Applier:
             self._perform_at_once(self._transactions, writes_tables=True)
             return len(drifted)
         for driver in drifted:
-            driver.apply()
+            driver.write()
+            driver.settle()
         return len(drifted)
 
     def mend_words(self) -> int:
@@ -157,22 +174,34 @@ class Applier:
         )
 
     def _perform(self, order: Order, *, writes_tables: bool) -> Written:
-        """One family after the other: no packet asks sets or chains of both, so none waits for both."""
+        """One family after the other: no packet asks sets or chains of both, so none waits for both.
+
+        Both beside each other where one transaction writes the tables of both.
+        """
         if self._transactions is not None:
             return self._perform_at_once(self._transactions, writes_tables=writes_tables)
         members, lines = self.ipsets.apply_creates(), 0
         held = self._to_hold(order)
-        for version in sorted({version for version, _ in self._tables}):
-            written = self._perform_family(order, version, held, writes_tables=writes_tables)
+        for versions in self._shares():
+            written = self._perform_share(order, versions, held, writes_tables=writes_tables)
             members, lines = members + written.members, lines + written.lines
+        if writes_tables:
+            # Only now: no verdict waits for a look at what another program may have done meanwhile.
+            lines += sum(driver.settle() for driver in self._tables.values())
         self.ipsets.apply_destroys()
         return Written(members, lines)
 
-    def _perform_family(
-        self, order: Order, version: Version, held: Held, *, writes_tables: bool
+    def _shares(self) -> list[tuple[Version, ...]]:
+        """The families that take their steps beside each other, by whose turn it is."""
+        versions = tuple(sorted({version for version, _ in self._tables}))
+        is_together = self._together is not None and self._together.is_open
+        return [versions] if is_together else [(version,) for version in versions]
+
+    def _perform_share(
+        self, order: Order, versions: tuple[Version, ...], held: Held, *, writes_tables: bool
     ) -> Written:
         members = lines = 0
-        changed = [each for each in order.changed if ipset_version(each.name) == version]
+        changed = [each for each in order.changed if ipset_version(each.name) in versions]
         for step in steps(changed, writes_tables=writes_tables, switches=order.switches):
             match step.do:
                 case Do.ADD:
@@ -184,10 +213,13 @@ class Applier:
                 case Do.HOLD:
                     members += self._hold(step, held)
                 case Do.WRITE_TABLES:
-                    lines += sum(
-                        driver.apply() for (v, _), driver in self._tables.items() if v == version
-                    )
+                    lines += self._write_tables(versions)
         return Written(members, lines)
+
+    def _write_tables(self, versions: tuple[Version, ...]) -> int:
+        if self._together is not None and self._together.is_open:
+            return self._together.write()
+        return sum(driver.write() for (v, _), driver in self._tables.items() if v in versions)
 
     def _perform_at_once(self, transactions: Transactions, *, writes_tables: bool) -> Written:
         """Write whatever differs: no instant lies between the state before and the one after."""
@@ -217,7 +249,7 @@ class Applier:
             members = self.ipsets.apply_creates()
             members += self.ipsets.apply_adds() + self.ipsets.apply_removes()
             if writes_tables:
-                lines = sum(driver.apply() for driver in self._tables.values())
+                lines = sum(driver.write() for driver in self._tables.values())
             self.ipsets.apply_destroys()
         return Written(members, lines)
 

@@ -30,6 +30,7 @@ from calico_k8s.felix.iptables.backend import clean_tables, sweep_backend
 from calico_k8s.felix.iptables.driver import TableDriver
 from calico_k8s.felix.iptables.nftdirect import NftWriter, open_writer
 from calico_k8s.felix.iptables.programs import Backend, counted_packets, save, try_rule
+from calico_k8s.felix.iptables.together import Together
 from calico_k8s.felix.metrics import FaultKind
 from calico_k8s.felix.nftables.driver import Nftables, clean_nftables
 from calico_k8s.felix.nftables.foreign import foreign_drops
@@ -99,7 +100,9 @@ class Kernel:
         )
         self._tables = self._table_writers()
         self._netlink: NftWriter | None = None
-        self.applier = Applier(self.ipsets, self._tables, hold_mark, self._nftables)
+        drivers = [each for each in self._tables.values() if isinstance(each, TableDriver)]
+        self._together = Together(drivers) if backend is Backend.NFT else None
+        self.applier = Applier(self.ipsets, self._tables, hold_mark, self._nftables, self._together)
 
     def _table_writers(self) -> Mapping[tuple[Version, TableName], TableWriter]:
         if self._nftables is not None:
@@ -147,16 +150,14 @@ class Kernel:
         """Make small edits of tables quick from now on; what takes long is done beside us."""
         if self.backend is Backend.LEGACY:
             threading.Thread(target=inprocess.load, name="load-iptc", daemon=True).start()
-        if self.backend is Backend.NFT and self._netlink is None:
+        if self._together is not None and self._netlink is None:
             try:
                 self._netlink = open_writer()
             except KernelError as error:
                 log.info("chains are written by iptables-nft-restore", error=str(error))
                 return
             self.transactions.ignore((self._netlink.socket,))
-            for driver in self._tables.values():
-                if isinstance(driver, TableDriver):
-                    driver.write_by(self._netlink)
+            self._together.open(self._netlink)
 
     def sweep_other_backends(self) -> None:
         """Remove what an earlier run wrote by another backend: a packet would have to pass both.

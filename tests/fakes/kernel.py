@@ -55,6 +55,8 @@ class FakeKernel:
     """This change of all is refused, once."""
     has_transactions: bool = False
     """Whether sets and tables change together, as in nftables."""
+    writes_together: bool = False
+    """Whether the tables of all families change in one instant."""
 
     def change(self) -> None:
         """Before each change: refuse it, or count it."""
@@ -104,7 +106,8 @@ class FakeKernel:
         }
         hold = mark_layout(config.mark_mask).mark(Number.HELD)
         transactions = self if self.has_transactions else None
-        applier = Applier(IpsetDriver(sets=FakeIpsets(self)), tables, hold, transactions)
+        together = FakeTogether(self, tables.values()) if self.writes_together else None
+        applier = Applier(IpsetDriver(sets=FakeIpsets(self)), tables, hold, transactions, together)
         return Enforcer(graph, applier, self.versions, self.left)
 
     def asks(self, name: IpsetName) -> bool:
@@ -191,7 +194,7 @@ class FakeTable:
     def set_desired(self, table: Table) -> None:
         self._desired = table
 
-    def apply(self) -> int:
+    def write(self) -> int:
         held = self._kernel.tables.get(self._place)
         if self._desired is None or held == self._desired:
             return 0
@@ -201,11 +204,14 @@ class FakeTable:
         self._kernel.on_change(None)
         return _differing(held, self._desired)
 
+    def settle(self) -> int:
+        return 0
+
     def has_drifted(self) -> bool:
         return self._kernel.tables.get(self._place) != self._desired
 
     def mend_words(self) -> int:
-        return self.apply()
+        return self.write()
 
     def differences(self) -> list[Difference]:
         raise AssertionError("nobody asks here")
@@ -220,6 +226,23 @@ class FakeTable:
                         assert name in table.chains, f"{rule}: no such chain"
                     if option in ("--match-set", "--map-set"):
                         assert name in self._kernel.ipsets, f"{rule}: no such set"
+
+
+class FakeTogether:
+    """All tables: written in one instant, or one after the other where that is refused."""
+
+    is_open = True
+
+    def __init__(self, kernel: FakeKernel, tables: Iterable[FakeTable]) -> None:
+        self._kernel = kernel
+        self._tables = tuple(tables)
+
+    def write(self) -> int:
+        try:
+            with self._kernel.transaction():
+                return sum(table.write() for table in self._tables)
+        except IptablesError:
+            return sum(table.write() for table in self._tables)
 
 
 def _differing(held: Table | None, desired: Table) -> int:

@@ -75,7 +75,7 @@ def test_each_word_is_what_nft_says_it_is(namespace: Namespace) -> None:
             kernel.sets.create(dst, 0, 0)
             (writer,) = kernel.writers(("mangle",)).values()
             writer.set_desired(Table("mangle", 4, {chain: rules, ChainName("cali-x"): ()}))
-            writer.apply()
+            writer.write()
         assert not writer.has_drifted()
     listed = run("nft", "list", "chain", "ip", "calico_k8s", chain)
     found = [re.sub(r' comment ".*"$', "", line.strip()) for line in listed.splitlines()[2:-2]]

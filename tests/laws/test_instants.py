@@ -2,9 +2,9 @@
 
 Random states follow one another on one node: what the datastore says, and behind which interface
 each pod is.  The agent's own calc, plans, order and ipset driver write a simulated kernel, one
-member or one table at a time; after each, packets go through the chains as they then stand.  Some
-batches are refused half way, some agents are killed there and started anew: the verdicts of every
-state since the last that was reached may be met then, and no other.
+member, and one table or all of them, at a time; after each, packets go through the chains as they
+then stand.  Some batches are refused half way, some agents are killed there and started anew: the
+verdicts of every state since the last that was reached may be met then, and no other.
 
 In the end the kernel says what a fresh start's would, and nothing is left over.
 """
@@ -66,6 +66,10 @@ from tests.worlds import (
 SMALL_MASK = 0b1111
 FITTING = 4
 """A mask of eight numbers, and how many of them are groups'."""
+
+
+KERNELS = st.builds(FakeKernel, writes_together=st.booleans())
+"""The families' tables written one after the other, or in one instant."""
 
 
 def link_of(world: World, snapshot: Snapshot, address: Address) -> str | None:
@@ -274,11 +278,11 @@ class Watch:
             assert walk(self._kernel, packet)[0] == definition.allows(packet), packet
 
 
-@given(cases)
+@given(cases, KERNELS)
 def test_every_instant_gives_the_old_verdict_the_new_one_or_a_denial(
-    case: Case,
+    case: Case, kernel: FakeKernel
 ) -> None:
-    (history, flows), node = case, Agent()
+    (history, flows), node = case, Agent(kernel)
     watch = Watch(node, flows)
     for old, new in zip([node.world, *history], history, strict=False):
         watch.between(old, new)
@@ -287,11 +291,11 @@ def test_every_instant_gives_the_old_verdict_the_new_one_or_a_denial(
         watch.settled(new)
 
 
-@given(cases, st.lists(st.integers(0, 40), min_size=1, max_size=4))
+@given(cases, KERNELS, st.lists(st.integers(0, 40), min_size=1, max_size=4))
 def test_a_batch_that_is_refused_half_way_is_mended_without_a_wrong_instant(
-    case: Case, faults: list[int]
+    case: Case, kernel: FakeKernel, faults: list[int]
 ) -> None:
-    (history, flows), node = case, Agent()
+    (history, flows), node = case, Agent(kernel)
     watch = Watch(node, flows)
     met = [node.world]
     left = iter(faults)
@@ -333,11 +337,11 @@ def reaches(node: Agent, world: World) -> bool:
     return True
 
 
-@given(cases, st.lists(st.integers(0, 40), max_size=4))
+@given(cases, KERNELS, st.lists(st.integers(0, 40), max_size=4))
 def test_an_agent_that_is_killed_half_way_is_followed_by_one_that_makes_no_wrong_instant(
-    case: Case, kills: list[int]
+    case: Case, kernel: FakeKernel, kills: list[int]
 ) -> None:
-    (history, flows), node = case, Agent()
+    (history, flows), node = case, Agent(kernel)
     watch = Watch(node, flows)
     met = [node.world]
     left = iter(kills)

@@ -112,6 +112,6 @@ def write_native(state: State, version: Version) -> Mapping[str, Image]:
                     kernel.sets.edit([Edit(held.ipset, MemberCommand.ADD, members)])
             for table in tables(native, version):
                 writers[version, table.name].set_desired(table)
-                writers[version, table.name].apply()
+                writers[version, table.name].write()
         kernel.forget()
         return kernel.held(version)

@@ -5,13 +5,14 @@ change, none where nothing differs.  Other programs' chains and rules are read p
 
 ::
 
-    set_desired ─► apply ─► plan ─► restore ─► read ─┐ differs: another program wrote too
-                     ▲                               │
-                     └───────────────────────────────┘
+    set_desired ─► write ─► plan ─► restore ─► settle: read ─┐ differs: another program wrote too
+                     ▲                                       │
+                     └───────────────────────────────────────┘
 """
 
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import count
 from typing import Final, Protocol
 
 from calico_k8s.errors import IptablesError, LockHeld, NetlinkError
@@ -26,7 +27,7 @@ from calico_k8s.felix.iptables.inprocess import (
 )
 from calico_k8s.felix.iptables.legacy import LegacyReader
 from calico_k8s.felix.iptables.nft import NftReader
-from calico_k8s.felix.iptables.nftdirect import NftWriter
+from calico_k8s.felix.iptables.nftdirect import NftWriter, TablePlan
 from calico_k8s.felix.iptables.plan import (
     Held,
     Plan,
@@ -83,8 +84,8 @@ class TableDriver:
         lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S,
     ) -> None:
         self._backend = backend
-        self._version = version
-        self._table = table
+        self.version = version
+        self.table = table
         self._lock_timeout_s = lock_timeout_s
         self._reader: TableReader = (
             LegacyReader(version, table) if backend is Backend.LEGACY else NftReader(version, table)
@@ -114,6 +115,38 @@ class TableDriver:
     def kept_chains(self) -> frozenset[str]:
         """Unwanted chains of ours that another program's rules jump to: emptied, not deleted."""
         return self._kept_chains
+
+    @property
+    def stamp(self) -> int | None:
+        """The generation at which the table was as is believed; None: unknown."""
+        return self._stamp
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it takes a look, or more than a plan, to write what differs."""
+        return self._held is None or bool(self._doubted)
+
+    def plan(self) -> Plan:
+        """What there is to write, by what is believed of the table.
+
+        Raises:
+            IptablesError: nothing is, or a rule of ours that must leave has gone.
+        """
+        if self._held is None:
+            raise IptablesError(f"table {self.table} was not read")
+        return self._plan(self._held)
+
+    def note_transaction(self, generation: int, *, is_written: bool) -> None:
+        """A transaction of ours has ended, in which the plan was written, or nothing of this table.
+
+        Where it was not alone since the last look, the next write or look begins with a reading.
+        """
+        is_alone = self._stamp is not None and generation == self._stamp + 1
+        if is_written and self._held is not None:
+            expected = expected_after(self._desired, self._held, self._kept_chains)
+            self._held = expected if is_alone else None
+        if is_alone:
+            self._stamp = generation
 
     def set_desired(self, table: Table) -> None:
         """What is ours should be exactly this; :meth:`apply` writes it."""
@@ -156,45 +189,62 @@ class TableDriver:
 
     def differences(self) -> Iterator[Difference]:
         """What of ours the table holds otherwise than desired; an ``iptables-save``, no writing."""
-        place = f"IPv{self._version} {self._backend} {self._table}"
+        place = f"IPv{self.version} {self._backend} {self.table}"
         desired = self._desired
         # To name a table has the legacy kernel make it: none is named of which nothing is wanted.
         is_wanted = desired.chains or desired.first or desired.last
-        saved = save(self._backend, self._version, self._table if is_wanted else None)
+        saved = save(self._backend, self.version, self.table if is_wanted else None)
         yield from table_differences(self._desired, saved, place)
 
     def _printed(self) -> dict[str, Texts]:
-        return printed_texts(save(self._backend, self._version, self._table))
+        return printed_texts(save(self._backend, self.version, self.table))
 
     def apply(self) -> int:
-        """Write what differs in one transaction; the number of lines, 0 where nothing does.
+        """Write what differs, and see that it stands; the number of lines, 0 where nothing does.
 
         Raises:
             IptablesError: refused, or the table is changed by others faster than it is written.
         """
+        return self.write() + self.settle()
+
+    def write(self) -> int:
+        """Write what differs in one transaction; the number of lines.
+
+        Whether it was written into what was read before, :meth:`settle` sees.
+
+        Raises:
+            IptablesError: refused.
+        """
         held = self._held if self._held is not None else self._read()
-        written = 0
-        refusal: IptablesError | None = None
-        for _ in range(APPLY_ATTEMPTS):
+        for attempt in count(1):
             plan = self._plan(held)
             if not plan.line_count:
+                break
+            try:
+                self._write(plan)
+            except IptablesError:
+                before, held = held, self._read()
+                if held == before or attempt == APPLY_ATTEMPTS:
+                    raise  # not a race: what was refused will be refused again
+                continue
+            self._doubted = frozenset()
+            expected = expected_after(self._desired, held, self._kept_chains)
+            self._held = expected if self._is_undisturbed() else None
+            return plan.line_count
+        return 0
+
+    def settle(self) -> int:
+        """Look, unless that is known, whether all stands that was written, and write what does not.
+
+        Raises:
+            IptablesError: the table is changed by others faster than it is written.
+        """
+        written = 0
+        for _ in range(APPLY_ATTEMPTS):
+            if self._held is not None:
                 return written
-            refusal = self._try_write(plan)
-            before = held
-            if refusal is None:
-                self._doubted = frozenset()
-                written += plan.line_count
-                if self._is_undisturbed():
-                    self._held = expected_after(self._desired, before, self._kept_chains)
-                    return written
-            held = self._read()
-            if refusal is not None and held == before:
-                raise refusal  # not a race: what was refused will be refused again
-        if refusal is not None:
-            raise refusal
-        if self._plan(held).line_count:
-            raise IptablesError(f"table {self._table} is changed by another program all the time")
-        return written
+            written += self.write()
+        raise IptablesError(f"table {self.table} is changed by another program all the time")
 
     def _is_undisturbed(self) -> bool:
         """Whether our restore was the only transaction since the last look.
@@ -219,42 +269,35 @@ class TableDriver:
             return make_plan(self._desired, held, self._hook_texts, self._kept_chains)
         except KeyError:
             # A rule of an earlier release or run: only iptables-save can spell it.
-            saved = save(self._backend, self._version, self._table)
+            saved = save(self._backend, self.version, self.table)
             self._hook_texts = saved_texts(saved) | self._hook_texts
         try:
             return make_plan(self._desired, held, self._hook_texts, self._kept_chains)
         except KeyError as error:
             self._held = None
             raise IptablesError(
-                f"table {self._table}: the rule {error} went away while it was read"
+                f"table {self.table}: the rule {error} went away while it was read"
             ) from error
-
-    def _try_write(self, plan: Plan) -> IptablesError | None:
-        try:
-            self._write(plan)
-        except IptablesError as error:
-            return error
-        return None
 
     def _write(self, plan: Plan) -> None:
         is_in_process = self._backend is Backend.LEGACY and is_loaded()
         if is_in_process and (edits := split_plan(plan)) is not None:
             with suppress(InProcessRefusal):  # iptables-restore then does it, or says what is wrong
-                edit_table(self._version, self._table, edits, self._lock_timeout_s)
+                edit_table(self.version, self.table, edits, self._lock_timeout_s)
                 return
         # What iptables spells otherwise than expected is for iptables to write.
         if self._netlink is not None and not self._doubted:
             with suppress(NetlinkError):  # iptables-restore says what is wrong
-                if self._netlink.write(self._version, self._table, plan):
+                if self._netlink.write([TablePlan(self.version, self.table, plan)]):
                     return
         try:
-            self._restore(plan.restore_text(self._table))
+            self._restore(plan.restore_text(self.table))
         except LockHeld:
             raise  # it would be as long again until the next try says the same
         except IptablesError:
             if not plan.deletes:
                 raise
-            self._restore(plan.restore_text(self._table, with_deletes=False))
+            self._restore(plan.restore_text(self.table, with_deletes=False))
             self._delete_singly(plan)
 
     def _delete_singly(self, plan: Plan) -> None:
@@ -262,10 +305,10 @@ class TableDriver:
         kept = set(self._kept_chains)
         for line in plan.deletes:
             try:
-                self._restore(Plan((), (line,)).restore_text(self._table))
+                self._restore(Plan((), (line,)).restore_text(self.table))
             except IptablesError:
                 kept.add(line.removeprefix("-X "))
         self._kept_chains = frozenset(kept)
 
     def _restore(self, text: str) -> None:
-        restore(self._backend, self._version, text, self._lock_timeout_s)
+        restore(self._backend, self.version, text, self._lock_timeout_s)

@@ -1,7 +1,7 @@
 """Chains of an iptables-nft table written over netlink, without a process.
 
-In: the plan for a table.  Out: whether it was carried out; if not, nothing was written and
-``iptables-nft-restore`` does it, or says what is wrong.  That program reads every address of the
+In: plans for tables, of either family.  Out: whether they were carried out, in one transaction; if
+not, nothing was written and ``iptables-nft-restore`` does it, or says what is wrong.  That program reads every address of the
 machine for each port that it is told, and asks the kernel about each extension: 7 ms and more for
 a chain, where this takes 0.3.
 
@@ -10,7 +10,8 @@ a test compares what both ways leave in the kernel, byte for byte.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from calico_k8s.errors import IptablesError
@@ -31,6 +32,14 @@ _LINE: Final = re.compile(r"(?P<verb>:|-A |-X )(?P<chain>\S+)(?: (?P<rest>.*))?"
 
 
 Compiler = Callable[[str], CompatRule | None]
+
+
+class TablePlan(NamedTuple):
+    """What to write, and where."""
+
+    version: Version
+    table: TableName
+    plan: Plan
 
 
 class _Edit(NamedTuple):
@@ -60,22 +69,28 @@ class NftWriter:
         self._nft.close()
         self._ipsets.close()
 
-    def write(self, version: Version, table: TableName, plan: Plan) -> bool:
-        """Carry a plan out in one transaction; False where it is not for this way."""
-        edits = _split_plan(plan)
-        if edits is None:
+    def write(self, plans: Sequence[TablePlan]) -> bool:
+        """Carry plans out in one transaction; False where one of them is not for this way."""
+        split = [(each, _split_plan(each.plan)) for each in plans]
+        wanted = [(each, edits) for each, edits in split if edits is not None]
+        if len(wanted) < len(plans):
             return False
-        requests = _requests(TableMessages(version, table), edits, self._compiler(version, edits))
-        if requests is None:
-            return False
+        numbers = self._numbers(edit for _, edits in wanted for edit in edits)
+        requests: list[Request] = []
+        for each, edits in wanted:
+            messages = TableMessages(each.version, each.table)
+            compiler = partial(compile_compat, version=each.version, indexes=numbers)
+            made = _requests(messages, edits, compiler)
+            if made is None:
+                return False
+            requests += made
         self._nft.commit(requests)
         return True
 
-    def _compiler(self, version: Version, edits: list[_Edit]) -> Compiler:
+    def _numbers(self, edits: Iterable[_Edit]) -> dict[str, int]:
         """Sets are asked by number, which a set that is made anew has another of."""
         names = sorted({name for edit in edits for name in asked_sets(edit.rule)})
-        numbers = dict(zip(names, self._ipsets.indexes(names), strict=True))
-        return lambda rule: compile_compat(rule, version, numbers)
+        return dict(zip(names, self._ipsets.indexes(names), strict=True))
 
 
 def open_writer() -> NftWriter:

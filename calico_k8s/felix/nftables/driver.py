@@ -169,9 +169,13 @@ class NativeTable:
         """What is ours should be exactly this."""
         self._family.set_desired(table)
 
-    def apply(self) -> int:
+    def write(self) -> int:
         """Queue, or write, what differs; how many rules and leaves."""
         return self._nftables.write(self._family)
+
+    def settle(self) -> int:
+        """Nothing: a transaction is known to have been alone."""
+        return 0
 
     def has_drifted(self) -> bool:
         """Whether something is other than desired, however it came to be."""

@@ -112,6 +112,21 @@ def test_a_table_is_written_around_what_others_have_and_left_when_done(
     assert not driver.has_drifted()
 
 
+def test_what_another_program_undoes_while_it_is_written_is_written_again(
+    driver: TableDriver, tool: Tool, version: Version
+) -> None:
+    driver.set_desired(usual(version))
+    driver.apply()
+    tool("-A FORWARD -i others -j ACCEPT")
+    driver.set_desired(table(version, {"cali-a": ("-j DROP",), "cali-b": ("-j RETURN",)}))
+    assert driver.write() > 0
+    tool("-F cali-a")
+    assert driver.settle() > 0
+    assert tool.chain("cali-a") == ["-m comment --comment -j DROP"]
+    assert driver.settle() == 0
+    assert not driver.has_drifted()
+
+
 def test_a_restarted_driver_recognises_everything_and_writes_nothing(
     driver: TableDriver, backend: Backend, version: Version
 ) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calico_k8s.errors import NetlinkError
-from calico_k8s.felix.iptables.nftdirect import NftWriter
+from calico_k8s.felix.iptables.nftdirect import NftWriter, TablePlan
 from calico_k8s.felix.iptables.nftrules import asked_sets, compile_compat
 from calico_k8s.felix.iptables.plan import Plan
 from calico_k8s.felix.iptables.programs import Backend, restore, save
@@ -89,6 +89,10 @@ def expressions(rule: NftRule) -> Iterator[str]:
         yield f"{attribute_text(parts[NFTA_EXPR_NAME])} {bytes(parts[NFTA_EXPR_DATA]).hex()}"
 
 
+def written_by(writer: NftWriter, version: Version, plan: Plan) -> bool:
+    return writer.write([TablePlan(version, "mangle", plan)])
+
+
 def rules_of(saved: str) -> list[str]:
     return [line for line in saved.splitlines() if line.startswith("-A")]
 
@@ -114,12 +118,12 @@ def compare(version: Version, plan: Plan) -> None:
     with closing(NftWriter()) as writer:
         restore(Backend.NFT, version, plan.restore_text("mangle"))
         expected, listed = written(version), rules_of(save(Backend.NFT, version))
-        assert writer.write(version, "mangle", emptied)
+        assert written_by(writer, version, emptied)
         assert not written(version)
-        assert writer.write(version, "mangle", plan)
+        assert written_by(writer, version, plan)
         assert written(version) == expected
         assert rules_of(save(Backend.NFT, version)) == listed
-        assert writer.write(version, "mangle", deleted)
+        assert written_by(writer, version, deleted)
         assert ":cali" not in save(Backend.NFT, version)
 
 
@@ -180,7 +184,7 @@ def test_what_is_refused_leaves_everything_as_it_was(
             (":cali-a - [0:0]", "-A cali-a -m set --match-set cali-absent src -j RETURN"),
         ):
             with pytest.raises(NetlinkError):
-                writer.write(version, "mangle", Plan(lines, ()))
+                written_by(writer, version, Plan(lines, ()))
             assert written(version) == before
 
 
@@ -193,10 +197,10 @@ def test_a_set_that_is_made_anew_is_asked_by_its_new_number(namespace: Namespace
         for names in (("cali-s",), ("cali-first", "cali-s")):
             for name in names:
                 run("ipset", "create", name, "hash:ip")
-            assert writer.write(4, "mangle", plan)
+            assert written_by(writer, 4, plan)
             found.append(written(4))
             assert rules_of(save(Backend.NFT, 4, "mangle")) == [plan.lines[-1]]
-            assert writer.write(4, "mangle", Plan((":cali-a - [0:0]",), ()))
+            assert written_by(writer, 4, Plan((":cali-a - [0:0]",), ()))
             end_s = time.monotonic() + 30
             while sets.destroy([IpsetName("cali-s")]):  # the kernel lets go of it a little later
                 assert time.monotonic() < end_s
@@ -216,4 +220,4 @@ def test_a_set_that_is_made_anew_is_asked_by_its_new_number(namespace: Namespace
 )
 def test_what_is_not_about_chains_of_ours_is_left_to_the_program(line: str) -> None:
     with closing(NftWriter()) as writer:
-        assert not writer.write(4, "mangle", Plan((line,), ()))
+        assert not written_by(writer, 4, Plan((line,), ()))
