@@ -10,6 +10,7 @@ Here the thread that asks is the one that reads.
 
 import contextlib
 import errno
+import select
 import socket
 import ssl
 import threading
@@ -91,11 +92,15 @@ class Connection:
         return self._socket is not None and not self._is_over and not self._session.is_leaving
 
     def is_usable(self) -> bool:
-        """Whether another call may be made: looks at what has come meanwhile, and never waits."""
+        """Whether another call may be made: looks at what has come meanwhile, and never waits.
+
+        It is on each call's way, and TLS takes longer to read nothing than the kernel to say that
+        there is nothing.
+        """
         self._is_sent = False
         try:
             with self._in_use():
-                while self._fill(0):
+                while self._has_more() and self._fill(0):
                     pass
         except ConnectionFailed:
             return False
@@ -216,6 +221,16 @@ class Connection:
             is_late = not self._fill(PING_TIMEOUT_S)
         if is_late:
             self._fail("it is silent")
+
+    def _has_more(self) -> bool:
+        """Whether anything has come that is not yet read, an end included."""
+        if self._socket is None:
+            self._fail("it is not connected")
+        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+            return True
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
 
     def _fill(self, timeout_s: float) -> bool:
         """Takes in what comes within a time; False where nothing does."""
