@@ -7,12 +7,12 @@ etcd: a thread of its own does.
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import structlog
 
 from calico_k8s.certificates.names import CONTROLLER, NODES, node_user
-from calico_k8s.datastore.etcd.rights import EtcdRights, Grant
+from calico_k8s.datastore.etcd.rights import EtcdRights, Grant, RightsState
 from calico_k8s.datastore.etcd.store import READER, READER_KEY
 from calico_k8s.errors import StoreError
 from calico_k8s.model import keys
@@ -21,7 +21,10 @@ from calico_k8s.model.names import NodeName
 READER_RENEWED_S = 24 * 3600.0
 """A node that left the cluster knows the reader's password for so long at most."""
 CHECK_S = 5.0
-"""How soon an etcd that was set up anew, and asks nobody, is told to ask."""
+"""How soon an etcd that was set up anew, and asks nobody, is told to ask: one call each time."""
+LOOK_S = 60.0
+"""How often users and roles are listed while etcd says that they are as they were: one that was set
+back to a backup may count other changes by the same numbers."""
 
 log = structlog.get_logger()
 
@@ -37,7 +40,9 @@ class UserKeeper:
         self._is_over = False
         self._ready: frozenset[str] = frozenset()
         self._problem: str | None = "etcd's users are not known yet"
-        self._reader_until_s = 0.0
+        self._reader_until_s = self._look_at_s = 0.0
+        self._seen: tuple[frozenset[NodeName], RightsState] | None = None
+        """What there was when everything was last looked at; None: it is not as it should be."""
         self._thread = threading.Thread(target=self._run, name="users", daemon=True)
 
     @property
@@ -89,12 +94,13 @@ class UserKeeper:
         wanted = users_of(nodes)
         before = self._ready
         try:
-            self._rights.bring_to(wanted, is_ours)
-            self._keep_reader()
-            if not self._rights.are_enforced():
-                self._ready = frozenset()
-                self._rights.enforce()
-                log.info("etcd asks for certificates' users from now on", users=len(wanted))
+            state = self._rights.state()
+            # Of before the look: what anybody changes during it, we included, is looked at again.
+            seen = (nodes, state) if state.is_enforced and state.revision else None
+            if seen is None or seen != self._seen or time.monotonic() >= self._look_at_s:
+                self._seen = None
+                self._bring(wanted, state)
+                self._seen, self._look_at_s = seen, time.monotonic() + LOOK_S
             self._ready, self._problem = frozenset((*wanted, READER)), None
         except StoreError as error:
             if str(error) != self._problem and not self._is_over:
@@ -103,11 +109,17 @@ class UserKeeper:
         if self._ready != before:
             self._on_change()
 
-    def _keep_reader(self) -> None:
+    def _bring(self, wanted: Mapping[str, tuple[Grant, ...]], state: RightsState) -> None:
+        """Looks at every user and role, and makes them as wanted."""
+        there = self._rights.bring_to(wanted, is_ours)
         now_s = time.monotonic()
-        if now_s > self._reader_until_s or not self._rights.has_reader():
+        if now_s > self._reader_until_s or READER not in there:
             self._rights.renew_reader((Grant(keys.V1),))
             self._reader_until_s = now_s + READER_RENEWED_S
+        if not state.is_enforced:
+            self._ready = frozenset()
+            self._rights.enforce()
+            log.info("etcd asks for certificates' users from now on", users=len(wanted))
 
 
 def is_ours(user: str) -> bool:

@@ -63,7 +63,9 @@ def test_users_follow_the_nodes_through_an_etcd_that_is_away_and_one_that_is_new
             member.restore(empty)
             member.restart()
             asker = rights(cluster, authority)
-            wait_until(asker.are_enforced, "the new etcd to ask for users")
+            wait_until(lambda: asker.state().is_enforced, "the new etcd to ask for users")
+            asker.bring_to({}, is_ours)  # somebody meddles
+            wait_until(lambda: "node-two" in asker.bring_to({}, lambda _user: False), "the user")
             asker.close()
             assert keeper.is_alive
         finally:

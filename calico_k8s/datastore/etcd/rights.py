@@ -13,6 +13,7 @@ Source: etcd api/etcdserverpb/rpc.proto, api/authpb/auth.proto (3.6).
 
 import secrets
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -52,6 +53,15 @@ class Permission(msgspec.Struct, frozen=True):
     end: bytes
 
 
+class RightsState(NamedTuple):
+    """What one call tells of all users and roles."""
+
+    is_enforced: bool
+    """Whether etcd asks who somebody is before it does what they ask."""
+    revision: int
+    """Another with each change of a user or role; 0: not told."""
+
+
 class EtcdRights:
     """Users and roles of one etcd; for a caller who is its root, or before rights are enforced.
 
@@ -63,10 +73,11 @@ class EtcdRights:
         self._members = Members(location.endpoints, tls)
         self._checked: dict[str, tuple[Grant, ...]] = {}
 
-    def are_enforced(self) -> bool:
-        """Whether etcd asks who somebody is before it does what they ask."""
+    def state(self) -> RightsState:
+        """Whether etcd asks, and which state of users and roles it has.  Cost: one call."""
         answer = self._call("AuthStatus")
-        return any(number == 2 and value for number, value, _ in fields(answer, 0, len(answer)))
+        found = {number: value for number, value, _ in fields(answer, 0, len(answer))}
+        return RightsState(bool(found.get(2)), found.get(3, 0))
 
     def enforce(self) -> None:
         """Has etcd ask from now on; :data:`ROOT_USER` may do everything.  Twice is fine."""
@@ -80,8 +91,10 @@ class EtcdRights:
 
     def bring_to(
         self, wanted: Mapping[str, tuple[Grant, ...]], is_ours: Callable[[str], bool]
-    ) -> None:
+    ) -> frozenset[str]:
         """Makes users and their roles as wanted, and removes the other ones that are ours.
+
+        Every user that there is then.
 
         A user comes after its role is whole, and goes before its role.
 
@@ -89,7 +102,8 @@ class EtcdRights:
         """
         users, roles = self._names("UserList"), self._names("RoleList")
         kept = wanted.keys() | {ROOT_USER}
-        for name in sorted(name for name in users - kept if is_ours(name)):
+        removed = sorted(name for name in users - kept if is_ours(name))
+        for name in removed:
             self._call("UserDelete", bytes_field(1, name.encode()))
         for name in sorted(name for name in roles - kept if is_ours(name)):
             self._call("RoleDelete", bytes_field(1, name.encode()))
@@ -101,6 +115,7 @@ class EtcdRights:
         for name in unchecked:
             self._bring_user(name, is_there=name in users)
             self._checked[name] = wanted[name]
+        return (users | wanted.keys()) - frozenset(removed)
 
     def renew_reader(self, grants: tuple[Grant, ...]) -> None:
         """Gives the user who reads through proxies a new password, kept where nodes read it.
@@ -115,10 +130,6 @@ class EtcdRights:
             self._call("UserGrantRole", _pair(READER, READER))
         request = encode_txn(self._root, (Put(READER_KEY, password.encode()),), ())
         self._members.ask(lambda member: member.call(TXN, request))
-
-    def has_reader(self) -> bool:
-        """Whether :meth:`renew_reader` was called for this etcd."""
-        return READER in self._names("UserList")
 
     def close(self) -> None:
         """Gives the connections back."""

@@ -75,11 +75,11 @@ class Stores:
 def test_users_may_do_what_they_are_granted_and_nothing_else(
     rights: EtcdRights, stores: Stores
 ) -> None:
-    assert not rights.are_enforced()
+    assert not rights.state().is_enforced
     rights.bring_to(WRITER | NODE, is_ours)
     rights.enforce()
     rights.enforce()
-    assert rights.are_enforced()
+    assert rights.state().is_enforced
     writer, node = stores("writer"), stores("node-one")
     writer.transact([Put("/v1/a", b"1")])
     node.transact([Put(f"{OWN}status", b"1")])

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from calico_k8s.certificates.users import users_of
+from calico_k8s.certificates.users import is_ours, users_of
 from calico_k8s.datastore.etcd import store as etcd_store
 from calico_k8s.datastore.etcd.rights import EtcdRights, Grant
-from calico_k8s.datastore.etcd.store import READER_KEY, EtcdStore
+from calico_k8s.datastore.etcd.store import READER, READER_KEY, EtcdStore
 from calico_k8s.datastore.factory import open_store
 from calico_k8s.datastore.location import EtcdLocation, TlsFiles
 from calico_k8s.datastore.store import Put, Store
@@ -150,10 +150,9 @@ def test_through_a_proxy_everybody_is_the_reader_and_nobody_is_more(
     cluster, proxy, authority = guarded
     location = EtcdLocation((cluster.members[0].endpoint,), "/calico")
     rights = stores.enter_context(closing(EtcdRights(location, authority.issue("root"))))
-    rights.bring_to(users_of([NodeName("one")]), lambda _user: True)
-    assert not rights.has_reader()
+    assert READER not in rights.bring_to(users_of([NodeName("one")]), is_ours)
     rights.renew_reader((Grant(keys.V1),))
-    assert rights.has_reader()
+    assert READER in rights.bring_to(users_of([NodeName("one")]), is_ours)
     rights.enforce()
     controller = stores.enter_context(
         closing(open_store(cluster.url(), authority.issue("controller")))
