@@ -21,9 +21,11 @@ from typing import Any
 import msgspec
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 from calico_k8s.errors import UnavailableError
 
@@ -50,6 +52,12 @@ class MetricSet:
         """What only grows; its name ends in ``_total``."""
         return Counter(f"{self._prefix}_{name}", help_, labels, registry=self.registry)
 
+    def tally(self, name: str, help_: str, *labels: str) -> "Tally":
+        """A counter for what happens all the time."""
+        made = Tally(f"{self._prefix}_{name}", help_, labels)
+        self.registry.register(made)
+        return made
+
     def gauge(self, name: str, help_: str, *labels: str) -> Gauge:
         """What is now."""
         return Gauge(f"{self._prefix}_{name}", help_, labels, registry=self.registry)
@@ -63,6 +71,29 @@ class MetricSet:
         return Histogram(
             f"{self._prefix}_{name}", help_, buckets=LATENCY_BUCKETS_S, registry=self.registry
         )
+
+
+class Tally(Collector):
+    """A counter that is a dictionary's item: from cold caches prometheus_client's takes 15 us more.
+
+    Each of its values belongs to one thread.
+    """
+
+    def __init__(self, name: str, help_: str, labels: tuple[str, ...]) -> None:
+        self._name, self._help, self._labels = name, help_, labels
+        self.counts: dict[tuple[str, ...], float] = {} if labels else {(): 0.0}
+        """By the labels' values."""
+
+    def add(self, count: float = 1.0, *labels: str) -> None:
+        """So many more."""
+        self.counts[labels] = self.counts.get(labels, 0.0) + count
+
+    def collect(self) -> Iterator[Metric]:
+        """What Prometheus is told."""
+        family = CounterMetricFamily(self._name, self._help, labels=self._labels)
+        for labels, count in sorted(self.counts.copy().items()):
+            family.add_metric(labels, count)
+        yield family
 
 
 class Telemetry(msgspec.Struct, frozen=True):

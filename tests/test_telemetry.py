@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from calico_k8s.errors import UnavailableError
-from calico_k8s.telemetry import Telemetry, serving
+from calico_k8s.telemetry import MetricSet, Telemetry, serving
 
 
 def ask(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
@@ -59,6 +59,18 @@ def test_who_asks_and_is_gone_before_the_answer_is_no_news(
         while threading.active_count() > threads + 1 and time.monotonic() < give_up_s:
             time.sleep(0.005)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_tally_is_a_counter_by_its_labels() -> None:
+    made = MetricSet("lab")
+    plain, labelled = made.tally("deeds_total", "Done"), made.tally("seen_total", "Seen", "kind")
+    for kind in ("Pod", "Node", "Pod"):
+        labelled.add(1, kind)
+    plain.add(2)
+    value = made.registry.get_sample_value
+    assert value("lab_deeds_total") == 2
+    assert value("lab_seen_total", {"kind": "Pod"}) == 2
+    assert value("lab_seen_total", {"kind": "Node"}) == 1
 
 
 def test_a_port_that_is_taken_is_said() -> None:

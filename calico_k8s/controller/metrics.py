@@ -34,8 +34,8 @@ class Metrics:
             "kind_absent", "1 while the cluster has no definition of the kind", "kind"
         )
         self._list_s = made.histogram("list_duration_seconds", "Whole lists", "kind")
-        events = made.counter("watch_events_total", "Events of watches", "kind")
-        self._events = {kind: events.labels(kind) for kind in PATHS}
+        self._events = made.tally("watch_events_total", "Events of watches", "kind")
+        self._events.counts.update({(kind,): 0.0 for kind in PATHS})
         self._kube_errors = made.counter(
             "kube_errors_total", "Lists and watches that failed", "kind", "error"
         )
@@ -60,8 +60,8 @@ class Metrics:
             "write_latency_seconds", "From a change's arrival to its transactions' end"
         )
         self.sync_s = made.histogram("sync_duration_seconds", "Comparisons of the whole datastore")
-        self.put = made.counter("keys_put_total", "Keys written")
-        self.deleted = made.counter("keys_deleted_total", "Keys deleted")
+        self.put = made.tally("keys_put_total", "Keys written")
+        self.deleted = made.tally("keys_deleted_total", "Keys deleted")
         self.drift = made.counter(
             "drift_repaired_total", "Keys that somebody else had changed, put right again"
         )
@@ -106,7 +106,7 @@ class Metrics:
 
     def on_event(self, kind: str) -> None:
         """A watch said something."""
-        self._events[kind].inc()
+        self._events.add(1, kind)
 
     def on_error(self, kind: str, error: KubeError) -> None:
         """A list or watch failed; the same error of a kind is logged now and then only."""

@@ -121,6 +121,8 @@ class Reflector:
         self._decoder = KindDecoder(kind)
         self._known: set[ObjectRef] = set()
         self._revision = ""  # empty: a list is needed
+        self._last_line = b""
+        """Of the watch that goes on; empty: it has said nothing yet."""
         self._pause = Pause()
         self._denied_at_s: float | None = None
         """Since when the server has said nothing but that there is no such kind."""
@@ -254,6 +256,9 @@ class Reflector:
             stream.close()
             with self._lock:
                 self._stream = None
+            if self._last_line:
+                self._revision = self._decoder.revision(self._last_line)
+                self._last_line = b""
             lasted_s = time.monotonic() - started_s
             if lasted_s >= LASTING_S:
                 self._pause.reset()
@@ -264,14 +269,14 @@ class Reflector:
         return self._stopping.is_set() or self._is_list_wanted.is_set()
 
     def _take(self, line: bytes) -> None:
-        event = self._decoder.event(line)
-        self._revision = event.revision
+        change = self._decoder.event(line)
+        self._last_line = line
         self._observer.on_event(self._kind)
-        match event.change:
+        match change:
             case None:
                 return
-            case Decoded() as decoded:
-                self._known.add(decoded.ref)
-            case ref:
-                self._known.discard(ref)
-        self._sink.on_changes((event.change,))
+            case Decoded():
+                self._known.add(change.ref)
+            case _:
+                self._known.discard(change)
+        self._sink.on_changes((change,))

@@ -103,6 +103,10 @@ class Loop:
         self._reconciler: Reconciler | None = Reconciler(parts.store, parts.fence.compares)
         self._uids: dict[ObjectRef, str] = {}
         self._too_large: set[keys.Key] = set()
+        self._synced_at = 0.0
+        """When the datastore was last known to be complete, in seconds since the epoch."""
+        parts.metrics.endpoints.set_function(lambda: self._translator.endpoint_count)
+        parts.metrics.synced_at.set_function(lambda: self._synced_at)
         self._pause = Pause()
         self._sync_at_s = self._check_at_s = 0.0
         self._is_in_sync = False
@@ -300,10 +304,11 @@ class Loop:
 
     def _count(self, written: Written, keys_written: set[keys.Key]) -> None:
         metrics = self._parts.metrics
-        metrics.put.inc(written.put)
-        metrics.deleted.inc(written.deleted)
-        metrics.endpoints.set(self._translator.endpoint_count)
-        metrics.synced_at.set_to_current_time()
+        metrics.put.add(written.put)
+        metrics.deleted.add(written.deleted)
+        self._synced_at = time.time()
+        if not (written.too_large or self._too_large):
+            return
         too_large = set(written.too_large)
         for key in sorted(too_large - self._too_large, key=keys.key_path):
             log.error("too large for the datastore, so closed", key=keys.key_path(key))

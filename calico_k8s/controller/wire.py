@@ -66,13 +66,6 @@ class Page(NamedTuple):
     rest: str
 
 
-class Event(NamedTuple):
-    """A line of a watch; ``change`` None is a bookmark: only the revision is new."""
-
-    change: Change | None
-    revision: str
-
-
 class _ListMetadata(msgspec.Struct, rename="camel"):
     resource_version: str = ""
     continue_: str | None = msgspec.field(default=None, name="continue")
@@ -107,6 +100,7 @@ class KindDecoder:
             _List[type_]  # type: ignore[valid-type]  # known when it runs
         )
         self._head = msgspec.json.Decoder(_Line[_Head])
+        # Not by way of the object's own bytes: what is skipped, managed fields above all, is most of it.
         self._line: msgspec.json.Decoder[_Line[Any]] = msgspec.json.Decoder(
             _Line[type_]  # type: ignore[valid-type]  # known when it runs
         )
@@ -127,12 +121,38 @@ class KindDecoder:
             raise _unreadable(self.kind, error) from None
         return _page(listed, found)
 
-    def event(self, line: bytes) -> Event:
-        """A line of a watch.
+    def event(self, line: bytes) -> Change | None:
+        """What a line of a watch says; None for a bookmark, of which only :meth:`revision` is new.
 
         Raises: KubeExpired and the like for what the server says in it, KubeUnavailable for what
         is no event.
         """
+        try:
+            said = self._line.decode(line)
+        except msgspec.ValidationError:  # no object of the kind, or not one that can be used
+            return self._unusual(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise _unreadable(self.kind, error) from None
+        match said.type:
+            case "ADDED" | "MODIFIED":
+                return _found(said.object)
+            case "DELETED":
+                return object_ref(said.object)
+            case _:
+                return self._unusual(line)
+
+    def revision(self, line: bytes) -> str:
+        """How far a line of a watch reaches; empty where it does not say.
+
+        Only the last line's is ever needed, and to look for it in each would cost as much again.
+        """
+        try:
+            metadata = self._head.decode(line).object.metadata
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return ""
+        return metadata.resource_version if metadata is not None else ""
+
+    def _unusual(self, line: bytes) -> Change | None:
         try:
             said = self._head.decode(line)
             if said.type == "ERROR":
@@ -141,26 +161,16 @@ class KindDecoder:
             raise _unreadable(self.kind, error) from None
         if said.object.metadata is None:
             raise KubeUnavailable(f"the watch of {self.kind} says something of no object")
-        revision = said.object.metadata.resource_version
-        match said.type:
-            case "BOOKMARK":
-                return Event(None, revision)
-            case "DELETED":
-                return Event(self._object_of(line).ref, revision)
-            case _:
-                return Event(self._object_of(line), revision)
+        if said.type == "BOOKMARK":
+            return None
+        # By way of the object's own bytes, so that the message names the field within it.
+        found = self._decode(msgspec.json.decode(line, type=_Line[msgspec.Raw]).object)
+        return found.ref if said.type == "DELETED" else found
 
     def _said_error(self, line: bytes) -> KubeError:
         raw = msgspec.json.decode(line, type=_Line[msgspec.Raw]).object
         status = msgspec.json.decode(raw, type=Status)
         return status_error(status.code, bytes(raw), f"watch of {self.kind}")
-
-    def _object_of(self, line: bytes) -> Decoded:
-        # Not by way of the object's own bytes: what is skipped, managed fields above all, is most of it.
-        try:
-            return _found(self._line.decode(line).object)
-        except msgspec.ValidationError:
-            return self._decode(msgspec.json.decode(line, type=_Line[msgspec.Raw]).object)
 
     def _decode(self, raw: msgspec.Raw) -> Decoded:
         try:

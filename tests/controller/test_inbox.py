@@ -54,3 +54,24 @@ def test_waiting_ends_with_a_change_a_list_or_a_call() -> None:
         started_s = time.monotonic()
         inbox.take(10)
         assert time.monotonic() - started_s < 5
+
+
+def test_whoever_takes_meanwhile_misses_nothing_and_is_not_woken_for_nothing() -> None:
+    inbox, refs = Inbox(["Pod"]), [ObjectRef("Pod", "shop", f"p{n}") for n in range(2000)]
+
+    def add() -> None:
+        for ref in refs:
+            inbox.on_changes([ref])
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    taken: set[ObjectRef] = set()
+    give_up_at_s = time.monotonic() + 30
+    while len(taken) < len(refs):
+        assert time.monotonic() < give_up_at_s
+        for timeout_s in (0, 0.0001, 1):
+            taken |= inbox.take(timeout_s if thread.is_alive() else 0).changes.keys()
+    thread.join()
+    started_s = time.monotonic()
+    assert inbox.take(0.05).changes == {}
+    assert time.monotonic() - started_s >= 0.05

@@ -62,13 +62,28 @@ def test_an_object_that_is_not_understood_is_found_and_the_others_are_used() -> 
 
 
 def test_events_are_what_is_there_what_is_gone_and_how_far_it_reaches() -> None:
-    added, deleted = (PODS.event(line(verb, pod("a", 8))) for verb in ("ADDED", "DELETED"))
-    assert isinstance(added.change, Decoded)
-    assert added.revision == "8"
-    assert deleted.change == ObjectRef("Pod", "shop", "a")
-    assert ref_of(added.change) == deleted.change
-    bookmark = PODS.event(line("BOOKMARK", {"kind": "Pod", "metadata": {"resourceVersion": "9"}}))
-    assert bookmark == (None, "9")
+    lines = [line(verb, pod("a", 8)) for verb in ("ADDED", "MODIFIED", "DELETED")]
+    added, modified, deleted = map(PODS.event, lines)
+    assert isinstance(added, Decoded)
+    assert modified == added
+    assert deleted == ref_of(added) == ObjectRef("Pod", "shop", "a")
+    assert [PODS.revision(each) for each in lines] == ["8", "8", "8"]
+    bookmark = line("BOOKMARK", {"kind": "Pod", "metadata": {"resourceVersion": "9"}})
+    assert (PODS.event(bookmark), PODS.revision(bookmark)) == (None, "9")
+
+
+def test_an_object_of_a_watch_that_is_not_understood_is_found_until_it_is_gone() -> None:
+    bad = pod("b", 9, hostNetwork="perhaps")
+    found = PODS.event(line("MODIFIED", bad))
+    assert isinstance(found, Decoded)
+    assert found.object is None
+    assert "hostNetwork" in found.findings[0].message
+    assert PODS.event(line("DELETED", bad)) == found.ref
+
+
+@pytest.mark.parametrize("raw", [b"", b'{"type":"ADDED","object":{}}', b"<html>"])
+def test_a_line_that_does_not_say_how_far_it_reaches_makes_a_list_due(raw: bytes) -> None:
+    assert not PODS.revision(raw)
 
 
 @pytest.mark.parametrize(
