@@ -186,7 +186,7 @@ def bench_spread(server: ApiServer, url: str) -> None:
         before_s, floor_s = processor_s(process.pid), processor_s(bare.pid)
         for number in range(SPREAD):
             time.sleep(max(0.0, started_s + number * SPREAD_S / SPREAD - time.monotonic()))
-            change(objects, number)
+            relabel(objects, number, f"spread-{number}")
         time.sleep(0.5)
         used_s, floor_s = processor_s(process.pid) - before_s, processor_s(bare.pid) - floor_s
         bare.kill()
@@ -194,9 +194,14 @@ def bench_spread(server: ApiServer, url: str) -> None:
     report(Figure(name, used_s, 0, Floor("bare API watch", floor_s), "s", goal=0.8))
 
 
+def relabel(objects: KubeObjects, number: int, value: str) -> None:
+    """Another label for a pod: a value that it has already would be no change, and no event."""
+    objects.change(pod_path(*names(number)), labels={"bench": value})
+
+
 def change(objects: KubeObjects, number: int) -> None:
     """Another label for a pod."""
-    objects.change(pod_path(*names(number)), labels={"bench": f"r{number}"})
+    relabel(objects, number, f"r{number}")
 
 
 def bench_changes(server: ApiServer, url: str, store: Store) -> None:
@@ -273,7 +278,7 @@ def latencies(
     times = []
     for number in range(LATENCIES):
         text = f"{time.monotonic_ns()}"
-        objects.change(pod_path(*names(number)), labels={"bench": text})
+        relabel(objects, number, text)
         answered_s = time.perf_counter()
         with news:
             assert news.wait_for(lambda text=text: text in arrived, 5)  # type: ignore[misc]  # mypy cannot infer it
