@@ -131,7 +131,7 @@ class Builder:
             if isinstance(source, PolicyKey):
                 pass_as, decides = Action.PASS, self._rulebook.policy(source).staged is None
             if answers is None:
-                resolved = resolve_host_sheet(sheet, pass_as)
+                resolved = resolve_host_sheet(sheet, pass_as, decides=decides)
             else:
                 resolved = resolve_sheet(sheet, answers, pass_as, decides=decides)
             self._resolved[key] = resolved

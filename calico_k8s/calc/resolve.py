@@ -80,7 +80,9 @@ def resolve_sheet(
     return Resolved(tuple(resolved), expressions)
 
 
-def resolve_host_sheet(sheet: Sheet, pass_as: Literal[Action.PASS, Action.DENY]) -> Resolved:
+def resolve_host_sheet(
+    sheet: Sheet, pass_as: Literal[Action.PASS, Action.DENY], *, decides: bool = True
+) -> Resolved:
     """Resolve all rules of a sheet for host endpoints: of both ends the kernel is asked."""
     resolved: list[ResolvedRule] = []
     expressions: dict[Ipset, Expression] = {}
@@ -88,7 +90,9 @@ def resolve_host_sheet(sheet: Sheet, pass_as: Literal[Action.PASS, Action.DENY])
         if _asks_domains_in_vain(rule, sheet.direction):
             continue
         action = pass_as if rule.action is Action.PASS else rule.action
-        resolved += _Resolver(rule, sheet.direction, action, expressions).resolve_both_ends()
+        resolver = _Resolver(rule, sheet.direction, action, expressions)
+        resolver.asks_as = action if decides else Action.LOG
+        resolved += resolver.resolve_both_ends()
     return Resolved(tuple(resolved), expressions)
 
 

@@ -17,6 +17,7 @@ from calico_k8s.calc.resolve import Sheet, make_sheet
 from calico_k8s.model.keys import Key, PolicyKey, ProfileRulesKey, TierKey
 from calico_k8s.model.names import PolicyId, ProfileId, TierName
 from calico_k8s.model.resources import (
+    EARLY_HOOKS,
     Direction,
     HostHook,
     Origin,
@@ -153,25 +154,42 @@ class Rulebook:
     def host_outline(self, traits: Traits, direction: Direction, hook: HostHook) -> Outline | None:
         """What is tried at a hook of host endpoints of these local traits; None: nothing.
 
-        Profiles speak only of what the node itself takes or sends.
+        Profiles speak only of what the node itself takes or sends.  At the early hooks nothing is
+        rehearsed: whoever was let through there would not be asked at the later ones.
         """
         if hook is HostHook.LOCAL:
             return self.outline(traits, direction)
         applying = self._applying(traits, direction, hook)
-        return Outline(direction, applying, (), None) if applying else None
+        is_early = hook in EARLY_HOOKS
+        rehearsal = None if is_early else self._rehearsal(traits, direction, applying, hook)
+        if applying or rehearsal:
+            return Outline(direction, applying, (), None, rehearsal)
+        return None
 
     def outline(self, traits: Traits, direction: Direction) -> Outline:
         """What is tried for endpoints of these local traits."""
         profiles = [profile for profile in traits.profiles if profile in self._profiles]
         applying = self._applying(traits, direction)
-        rehearsal = self._applying(traits, direction, rehearses=True) if self._acting else applying
         return Outline(
             direction,
             applying,
             tuple(p for p in profiles if self._profiles[p].sheets[direction].rules),
             next((p for p in profiles if self._profiles[p].rules.origin is not None), None),
-            rehearsal if rehearsal != applying else None,
+            self._rehearsal(traits, direction, applying),
         )
+
+    def _rehearsal(
+        self,
+        traits: Traits,
+        direction: Direction,
+        applying: Tiers,
+        hook: HostHook = HostHook.LOCAL,
+    ) -> Tiers | None:
+        """What would be tried if staged policies were enforced; None: the same."""
+        if not self._acting:
+            return None
+        rehearsal = self._applying(traits, direction, hook, rehearses=True)
+        return rehearsal if rehearsal != applying else None
 
     def _applying(
         self,

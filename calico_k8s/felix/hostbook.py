@@ -36,6 +36,12 @@ class _HostGroup(msgspec.Struct, frozen=True):
     group: Group
     rendered: Mapping[Version, RenderedGroup]
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether it is there for a rehearsal alone, which nobody hears."""
+        every = self.rendered.values()
+        return self.group.rehearsal is not None and all(each.allows_all for each in every)
+
 
 class HostBook:
     """All host endpoints of a node."""
@@ -174,9 +180,11 @@ class HostBook:
 
     def _asks(self, host: LocalHostEndpoint) -> Iterator[tuple[Asked, _HostGroup]]:
         is_every = host.endpoint.interface == EVERY_INTERFACE
-        for hook, direction, group in ((a.hook, a.direction, a.group) for a in host.groups):
-            if not (is_every and hook is HostHook.UNTRACKED):
-                yield (hook, direction), self._groups[group]
+        for hook, direction, name in host.groups:
+            group = self._groups[name]
+            is_silent = hook is HostHook.FORWARDED and group.is_silent
+            if not (is_silent or (is_every and hook is HostHook.UNTRACKED)):
+                yield (hook, direction), group
 
     def _too_deep(self, host: LocalHostEndpoint, followed: int | None) -> dict[Asked, int]:
         """What it asks that has more stages than the kernel follows, and how many."""

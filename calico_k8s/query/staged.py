@@ -17,7 +17,7 @@ import msgspec
 from calico_k8s.model.addresses import Version
 from calico_k8s.model.denial import Deciding, Denial, Denials
 from calico_k8s.model.names import EndpointId, PolicyId
-from calico_k8s.model.resources import HostEndpoint, Policy, StagedAction
+from calico_k8s.model.resources import EARLY_HOOKS, HostEndpoint, Policy, StagedAction
 from calico_k8s.model.staging import target_of
 from calico_k8s.policy.snapshot import Snapshot
 from calico_k8s.policy.staging import enacted, staged_policies
@@ -29,6 +29,10 @@ from calico_k8s.query.reach import Service
 SEEN_MAX = 8
 """Kinds of packets that a table shows; the JSON form has all that nodes keep."""
 _WITH_RULES = frozenset({StagedAction.SET, StagedAction.LEARN})
+_COMPUTED_ALONE = (
+    "computed alone, no packet is counted: whom preDNAT or doNotTrack policy allows is not asked at"
+    " the hooks after, and only enforced it spares anybody that"
+)
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -75,8 +79,11 @@ class StagedEffect(msgspec.Struct, frozen=True):
     """... and host endpoints: what is opened and closed has their nodes, then."""
     opened: tuple[ChangedCell, ...]
     closed: tuple[ChangedCell, ...]
+    is_rehearsed: bool
+    """Whether nodes that count packets count for it: not where it would speak before DNAT, or
+    untracked."""
     counted: Counted | None = None
-    """None where no node is asked, or none counts."""
+    """None where no node is asked, or none counts, or none counts for it."""
 
     @property
     def changes_nothing(self) -> bool:
@@ -150,7 +157,9 @@ def staged_lines(report: StagedReport, paint: Paint = plain) -> Iterator[str]:
         yield paint(f"{effect.policy}: {_fate(effect)}", "heading")
         if not effect.changes_nothing:
             yield from _change_lines(report, effect, paint)
-        if effect.counted is not None and effect.action in _WITH_RULES:
+        if not effect.is_rehearsed and effect.action in _WITH_RULES:
+            yield f"  {_COMPUTED_ALONE}"
+        elif effect.counted is not None and effect.action in _WITH_RULES:
             yield from (f"  {line}" for line in _counted_lines(effect.counted))
     acting = [each for each in report.policies if not each.changes_nothing]
     if len(acting) > 1:
@@ -167,6 +176,8 @@ def with_counts(report: StagedReport, answers: Iterable[Denials]) -> StagedRepor
         report,
         policies=tuple(
             msgspec.structs.replace(effect, counted=_counted(effect.policy, telling))
+            if effect.is_rehearsed
+            else effect
             for effect in report.policies
         ),
     )
@@ -245,6 +256,7 @@ def _effect(snapshot: Snapshot, policy: Policy, about: _About, change: Preview) 
         host_endpoints=len(about.hosts),
         opened=change.opened,
         closed=change.closed,
+        is_rehearsed=policy.host_hook not in EARLY_HOOKS,
     )
 
 

@@ -222,13 +222,16 @@ class _Rendering:
         kind = _REHEARSED_KINDS.get(action)
         if kind is None or origin.kind not in STAGED_KINDS:
             return None
-        return Note(kind, self._group.direction, origin)
+        return self._noted(kind, origin)
 
     def _note(self, action: Action, origin: Origin) -> Note | None:
         kind = _NOTE_KINDS.get(action)
         if kind is None or not self._tells:
             return None
-        return Note(kind, self._group.direction, origin)
+        return self._noted(kind, origin)
+
+    def _noted(self, kind: NoteKind, cause: Origin) -> Note:
+        return Note(kind, self._group.direction, cause, self._group.hook is not None)
 
 
 _NOTE_KINDS = {Action.DENY: NoteKind.DENY, Action.LOG: NoteKind.LOG}

@@ -9,9 +9,9 @@ every node and after every restart, however long the names in it are::
          │└ ingress or egress
          └ denied, logged, or what a staged policy would do: s deny it, a allow it
 
-A denial has a chain of the same name, which all groups share: the packet is told, if neither its
-flow nor the rule has been too often of late, counted, and dropped.  A packet that passes meets
-none of it, and without notes there is none.
+A denial has a chain of the same name, which all groups of pods share, and one that all of hosts
+do: the packet is told, if neither its flow nor the rule has been too often of late, counted, and
+dropped.  A packet that passes meets none of it, and without notes there is none.
 """
 
 from enum import StrEnum
@@ -66,6 +66,8 @@ class Note(msgspec.Struct, frozen=True):
     direction: Direction
     cause: Origin | Unasked
     """The rule, or the end of a tier or of the profiles, that decided."""
+    is_of_host: bool = False
+    """Whether a host endpoint was asked: a packet that is for its sender is judged there as any."""
 
     @property
     def name(self) -> ChainName:
@@ -73,7 +75,8 @@ class Note(msgspec.Struct, frozen=True):
         cause = self.cause
         if isinstance(cause, Unasked):
             return note_name(self.kind, self.direction, plain=cause)
-        parts = (cause.kind, cause.namespace, cause.name, str(cause.index), cause.title)
+        parts = [cause.kind, cause.namespace, cause.name, str(cause.index), cause.title]
+        parts += ["host"] if self.is_of_host else []
         return note_name(self.kind, self.direction, hashed="\0".join(parts))
 
 
@@ -99,7 +102,7 @@ def denying_chain(note: Note, version: Version) -> tuple[RuleText, ...]:
     The packets of the last rule are all that were denied, told or not.
     """
     return (
-        *(() if isinstance(note.cause, Unasked) else _to_itself(version)),
+        *_to_itself(note, version),
         text.rule(text.WITHIN_FLOW_RATE, text.WITHIN_RATE, text.nflog(note.name, NFLOG_GROUP)),
         text.rule(DROP),
     )
@@ -112,14 +115,16 @@ def counting_chain(note: Note, version: Version) -> tuple[RuleText, ...]:
     a rate of its own: the kernel drops a packet for whose flow it has no room.
     """
     return (
-        *_to_itself(version),
+        *_to_itself(note, version),
         text.rule(text.WITHIN_RATE, text.nflog(note.name, NFLOG_GROUP)),
         text.rule(RETURN),
     )
 
 
-def _to_itself(version: Version) -> tuple[RuleText, ...]:
+def _to_itself(note: Note, version: Version) -> tuple[RuleText, ...]:
     """A pod reaches itself, whatever policy says of it."""
+    if note.is_of_host or isinstance(note.cause, Unasked):
+        return ()
     return (
         text.rule(text.SAME_ENDS[version], RETURN),
         text.rule(text.in_set(self_ipset(version), "dst,src"), RETURN),

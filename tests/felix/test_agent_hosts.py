@@ -16,8 +16,10 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from calico_k8s.felix.agent import Agent
 from calico_k8s.felix.iptables.programs import Backend
 from calico_k8s.felix.kernel import Native
 from calico_k8s.model import keys
@@ -34,6 +36,7 @@ from calico_k8s.model.resources import (
     Policy,
     PortRange,
     Rule,
+    StagedAction,
     Tier,
     Value,
 )
@@ -435,6 +438,39 @@ def test_what_a_host_endpoint_denies_is_told_at_every_hook(world: World) -> None
     world.settle(untracked(to_port(SPARE, Action.DENY), ALLOW_ALL))
     become(world.reaches_node, {SSH, API, WEB})
     assert until(lambda: (SPARE, "end of GlobalNetworkPolicy p") in told(world)), told(world)
+
+
+@pytest.mark.parametrize("world", [Backend.NFT], indirect=True, ids=str)
+def test_what_a_staged_policy_would_do_is_told_and_every_packet_goes_on(world: World) -> None:
+    """Of the node's own traffic, and of what passes through."""
+    agent = world.machine.agent
+    assert agent is not None
+    identity = PolicyId("StagedGlobalNetworkPolicy", "", "wall")
+    rule = msgspec.structs.replace(to_port(WEB), origin=Origin(*identity, index=0))
+    (made,) = policy(rule, hook=HostHook.FORWARDED, types=(Direction.INGRESS,)).values()
+    assert isinstance(made, Policy)
+    wall = msgspec.structs.replace(made, id=identity, staged=StagedAction.SET)
+    everything = rules("open", ALLOW_ALL) | host(profiles=("open",)) | setting("denials", "on")
+    world.settle(everything, {keys.PolicyKey(TIER, identity): wall})
+    become(world.reaches_node, set(PORTS))
+    assert until(world.pods_are_as_ever)
+    end = "end of StagedGlobalNetworkPolicy wall"
+    wanted = {
+        ("would-allow", NODE_ADDRESS, WEB, "StagedGlobalNetworkPolicy wall, rule 1"),
+        ("would-deny", NODE_ADDRESS, SPARE, end),
+        ("would-deny", world.pod.addresses[0], PORT, end),
+    }
+    assert until(lambda: {each for each in rehearsed(agent) if ":" not in each[1]} == wanted)
+    world.settle(setting("denials", "off"))
+    held = world.machine.held()["4"]
+    assert "cali-host-in" in held
+    assert "cali-host-fwd" not in held, "where nobody hears of it, nothing is asked"
+    assert "cali-hI0" not in held
+
+
+def rehearsed(agent: Agent) -> set[tuple[str, str, int, str]]:
+    """What staged policies would do, with whom and why."""
+    return {(each.action, each.dst, each.port, each.why) for each in agent.denials.rehearsed}
 
 
 def told(world: World) -> set[tuple[int, str]]:

@@ -19,7 +19,7 @@ from calico_k8s.policy.match import Flow
 from calico_k8s.policy.snapshot import Snapshot
 from tests.laws.test_simulated_definition import OWN_LINKS, SimulatedNode, is_a_packet
 from tests.model_strategies import NODE_ADDRESSES, NODES, samples, states
-from tests.simulate import Packet
+from tests.simulate import Outcome, Packet
 
 NODE = NODES[0]
 LINKS = ("eth0", "eth1", "eth2")
@@ -70,13 +70,18 @@ def packet(passage: Passage) -> Packet:
     )
 
 
-def passes(node: SimulatedNode, passage: Passage) -> bool:
-    """Whether the node's chains let the flow's first packet on."""
+def outcome_of(node: SimulatedNode, passage: Passage) -> Outcome:
+    """What becomes of the flow's first packet in the node's chains."""
     if passage.arrives is None:
-        return node.kernel.from_host(packet(passage)).is_accepted
+        return node.kernel.from_host(packet(passage))
     if passage.leaves is None:
-        return node.kernel.to_host(packet(passage)).is_accepted
-    return node.kernel.forward(packet(passage)).is_accepted
+        return node.kernel.to_host(packet(passage))
+    return node.kernel.forward(packet(passage))
+
+
+def passes(node: SimulatedNode, passage: Passage) -> bool:
+    """Whether the node's chains let it on."""
+    return outcome_of(node, passage).is_accepted
 
 
 @given(states, samples, st.integers(0, 11))

@@ -11,13 +11,18 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 from hypothesis import given
+from hypothesis import strategies as st
 
 from calico_k8s.model.addresses import Address
-from calico_k8s.model.keys import EndpointKey, Key, PolicyKey, TierKey
+from calico_k8s.model.keys import EndpointKey, HostEndpointKey, Key, PolicyKey, TierKey
 from calico_k8s.model.names import EndpointId, NamespaceName, PolicyId, SelectorText, TierName
 from calico_k8s.model.resources import (
+    EARLY_HOOKS,
+    EVERY_INTERFACE,
     Action,
     Direction,
+    HostEndpoint,
+    HostHook,
     Origin,
     Policy,
     Protocol,
@@ -28,13 +33,15 @@ from calico_k8s.model.resources import (
     WorkloadEndpoint,
 )
 from calico_k8s.model.staging import STAGED_KINDS, target_of
+from calico_k8s.policy.host_verdict import Passage, judge_host
 from calico_k8s.policy.match import Flow
 from calico_k8s.policy.snapshot import Snapshot
 from calico_k8s.policy.staging import enacted, staged_policies
-from calico_k8s.policy.verdict import Decision, Verdict, applies, decide, judge
-from calico_k8s.render.notes import Note, NoteKind, Unasked
+from calico_k8s.policy.verdict import Decision, Verdict, applies, decide, decide_at, judge
+from calico_k8s.render.notes import REHEARSED, Note, NoteKind, Unasked
 from calico_k8s.render.static import STATIC_NOTES
-from tests.laws.test_simulated_definition import SimulatedNode, is_a_packet
+from tests.laws.test_simulated_definition import OWN_LINKS, SimulatedNode, is_a_packet
+from tests.laws.test_simulated_hosts import NODE, outcome_of, passages
 from tests.model_strategies import NODES, samples, states
 from tests.simulate import Outcome
 
@@ -110,12 +117,76 @@ def test_what_staged_policies_would_do_is_told_as_the_definition_says_once_they_
     snapshot = Snapshot.from_items(state)
     for flow, notes in told_of(state, flows):
         would = {
-            (note.kind, note.direction, note.cause)
-            for note in notes
-            if note.kind in (NoteKind.WOULD_DENY, NoteKind.WOULD_ALLOW)
+            (note.kind, note.direction, note.cause) for note in notes if note.kind in REHEARSED
         }
         expected = set(rehearsed(snapshot, judge(snapshot, flow), flow))
         assert not would ^ expected, (flow, would, expected)
+
+
+@given(states, samples, st.integers(0, 11))
+def test_what_they_would_do_at_host_endpoints_is_told_too(
+    state: Mapping[Key, Value], flows: tuple[Flow, ...], start: int
+) -> None:
+    """Of what is no pod's: pods' policies are asked of the same packet beside."""
+    snapshot = Snapshot.from_items(state)
+    node = SimulatedNode(NODE, state, tells=True, with_hosts=True)
+    silent = SimulatedNode(NODE, state, with_hosts=True)
+    for turn, flow in enumerate(filter(is_a_packet, flows), start):
+        if not node.links.keys().isdisjoint((flow.src, flow.dst)):
+            continue
+        for passage in passages(node, flow, turn):
+            outcome = outcome_of(node, passage)
+            assert outcome.is_accepted == outcome_of(silent, passage).is_accepted
+            would = {
+                (note.kind, note.direction, note.cause)
+                for note in told(node, outcome)
+                if note.kind in REHEARSED
+            }
+            assert would == set(rehearsed_at(snapshot, passage)), passage
+
+
+def test_what_they_would_do_with_what_passes_through_a_node_is_told() -> None:
+    """Few random clusters have a staged policy that is about it."""
+    tier, name = TierName("default"), PolicyId("StagedGlobalNetworkPolicy", "", "wall")
+    staged = Policy(
+        id=name,
+        tier=tier,
+        selector=SelectorText("all()"),
+        types=tuple(Direction),
+        ingress=(Rule(Action.ALLOW, Origin(*name, index=0), protocol=Protocol(6)),),
+        staged=StagedAction.SET,
+        host_hook=HostHook.FORWARDED,
+    )
+    state: dict[Key, Value] = {
+        HostEndpointKey(NODE, "all"): HostEndpoint(NODE, "all", EVERY_INTERFACE),
+        TierKey(tier): Tier(tier),
+        PolicyKey(tier, name): staged,
+    }
+    flow = Flow(Address("192.0.2.1"), Address("198.51.100.1"), Protocol(6), 40000, 80)
+    passage = Passage(NODE, flow, "eth0", "eth1")
+    node = SimulatedNode(NODE, state, tells=True, with_hosts=True)
+    outcome = outcome_of(node, passage)
+    assert outcome.is_accepted
+    notes = [(note.kind, note.direction, note.cause) for note in told(node, outcome)]
+    assert notes == [
+        (NoteKind.WOULD_ALLOW, Direction.INGRESS, Origin(*name, index=0)),
+        (NoteKind.WOULD_DENY, Direction.EGRESS, Origin(*name)),
+    ]
+    assert set(notes) == set(rehearsed_at(Snapshot.from_items(state), passage))
+
+
+def rehearsed_at(
+    snapshot: Snapshot, passage: Passage
+) -> Iterator[tuple[NoteKind, Direction, Origin]]:
+    """What a staged policy would decide, at each hook where that is told."""
+    then = enacted(snapshot, staged_policies(snapshot))
+    for step in judge_host(snapshot, passage, OWN_LINKS).steps:
+        if step.hook in EARLY_HOOKS or step.is_failsafe:
+            continue
+        by = step.endpoint.as_peer()
+        decision = decide_at(then, by, step.direction, passage.flow, step.hook)
+        if decision is not None:
+            yield from told_decision(then, snapshot, decision)
 
 
 def rehearsed(
@@ -125,20 +196,27 @@ def rehearsed(
     then = enacted(snapshot, staged_policies(snapshot))
     for now in filter(None, (verdict.egress, verdict.ingress)):
         decision = decide(then, now.endpoint, now.direction, flow)
-        cause = decision.deciding
-        if cause.kind == "Tier" and not any(asked(snapshot, now, cause.name)):
-            cause = bringing(then, snapshot, now, cause.name)
-        if cause.kind in STAGED_KINDS:
-            is_denial = decision.action is Action.DENY
-            kind = NoteKind.WOULD_DENY if is_denial else NoteKind.WOULD_ALLOW
-            yield kind, now.direction, cause
+        yield from told_decision(then, snapshot, decision)
+
+
+def told_decision(
+    then: Snapshot, snapshot: Snapshot, decision: Decision
+) -> Iterator[tuple[NoteKind, Direction, Origin]]:
+    """How a decision is told, if it is a staged policy's."""
+    cause = decision.deciding
+    if cause.kind == "Tier" and not any(asked(snapshot, decision, cause.name)):
+        cause = bringing(then, snapshot, decision, cause.name)
+    if cause.kind in STAGED_KINDS:
+        is_denial = decision.action is Action.DENY
+        kind = NoteKind.WOULD_DENY if is_denial else NoteKind.WOULD_ALLOW
+        yield kind, decision.direction, cause
 
 
 def asked(snapshot: Snapshot, by: Decision, tier: str) -> Iterator[PolicyId]:
     """The policies of a tier that are asked about an endpoint, in order."""
     for each, policies in snapshot.policies_by_tier:
         for policy in policies:
-            if each.name == tier and applies(snapshot, policy, by.endpoint, by.direction):
+            if each.name == tier and applies(snapshot, policy, by.endpoint, by.direction, by.hook):
                 yield policy.id
 
 

@@ -137,3 +137,7 @@ def test_what_is_staged_for_nodes_is_told_of_nodes_and_of_what_passes_them() -> 
     passing = told("applyOnForward: true, types: [Ingress]")
     assert {"node/node-1", "x/a"} <= {cell.dst for cell in passing.closed}
     assert told("ingress: [{action: Allow}]").closed == ()
+    early = told("applyOnForward: true, preDNAT: true, types: [Ingress], ingress: [{action: Deny}]")
+    assert any("computed alone" in line for line in staged_lines(early))
+    for other in (local, passing):
+        assert not any("computed alone" in line for line in staged_lines(other))
