@@ -8,8 +8,11 @@ from collections.abc import Iterator
 import grammar
 from calico_k8s.lint.problems import LintCode
 from calico_k8s.lint.view import View, lint_finding
-from calico_k8s.model.addresses import Address
+from calico_k8s.model.addresses import Address, net_contains
+from calico_k8s.model.resources import Direction, Policy, Rule
 from calico_k8s.policy.snapshot import claim
+from calico_k8s.policy.verdict import applies
+from calico_k8s.sources.assign import node_addresses
 from calico_k8s.sources.backends import selected_pods
 from calico_k8s.sources.slices import resolve_target
 from calico_k8s.translate.findings import Finding, ObjectRef
@@ -87,13 +90,19 @@ def _nothing(ref: ObjectRef, reason: str, path: tuple[str | int, ...]) -> Findin
 
 
 def hidden_source_findings(view: View) -> Iterator[Finding]:
-    """Statements that look for a client's address where the node's own takes its place."""
+    """Rules that look for a client's address where the node's own takes its place."""
+    in_policies: dict[tuple[ObjectRef, int], Finding | None] = {}
     for service in view.cluster.services:
         spec = service.spec or ServiceSpec()
         if spec.type not in _SEEN_FROM_OUTSIDE or spec.external_traffic_policy == "Local":
             continue
         for pod in selected_pods(view.cluster, service):
             yield from _hidden_sources(view, pod, service)
+            for policy, rule in _rules_with_nets(view, pod):
+                at = (ObjectRef(*policy.id), rule.origin.index)
+                if at not in in_policies:
+                    in_policies[at] = _hidden_block(view, rule, service, at)
+    yield from (finding for finding in in_policies.values() if finding is not None)
 
 
 def _hidden_sources(view: View, pod: Pod, service: Service) -> Iterator[Finding]:
@@ -104,15 +113,44 @@ def _hidden_sources(view: View, pod: Pod, service: Service) -> Iterator[Finding]
         cidrs = [c for m in statement.src if isinstance(m, grammar.CidrMatch) for c in m.cidrs]
         if not cidrs or _EVERYWHERE & set(cidrs):
             continue
-        kind = service.spec.type if service.spec else ""
-        message = (
-            f"clients that come through the {kind} of service '{service.metadata.name}' are seen "
-            "with a node's address, so their own is never found here: "
-            "set externalTrafficPolicy: Local, or allow the nodes"
-        )
         path = ("metadata", "annotations", annotation.key)
         span = (statement.span.start, statement.span.end)
+        message = _hidden_words(service)
         yield lint_finding(LintCode.CIDR_HIDDEN, message, object_ref(pod), path, span)
+
+
+def _hidden_words(service: Service) -> str:
+    kind = service.spec.type if service.spec else ""
+    return (
+        f"clients that come through the {kind} of service '{service.metadata.name}' are seen "
+        "with a node's address, so their own is never found here: "
+        "set externalTrafficPolicy: Local, or allow the nodes"
+    )
+
+
+def _rules_with_nets(view: View, pod: Pod) -> Iterator[tuple[Policy, Rule]]:
+    """Rules of policies that look for addresses of who comes to the pod."""
+    endpoint = view.endpoints.get(object_ref(pod))
+    if endpoint is None:
+        return
+    for _, policies in view.snapshot.policies_by_tier:
+        for policy in policies:
+            with_nets = [rule for rule in policy.ingress if rule.src.nets]
+            if with_nets and applies(view.snapshot, policy, endpoint, Direction.INGRESS):
+                yield from ((policy, rule) for rule in with_nets)
+
+
+def _hidden_block(
+    view: View, rule: Rule, service: Service, at: tuple[ObjectRef, int]
+) -> Finding | None:
+    """A finding, unless the nets are those of nodes or pods, who come by themselves."""
+    inside = [address for node in view.cluster.nodes for address in node_addresses(node)]
+    inside += [address for each in view.endpoints.values() for address in each.addresses]
+    if any(net_contains(net, address) for net in rule.src.nets for address in inside):
+        return None
+    ref, index = at
+    path = ("spec", "ingress", index)
+    return lint_finding(LintCode.CIDR_HIDDEN, _hidden_words(service), ref, path)
 
 
 def shared_address_findings(view: View) -> Iterator[Finding]:

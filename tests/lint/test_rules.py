@@ -137,6 +137,43 @@ def test_a_source_that_cannot_be_seen_is_told(
     assert [problem.code for problem in lint(deployment(policy, more=service))] == codes
 
 
+BLOCKS = """\
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: p}}
+spec: {{podSelector: {{}}, ingress: [{{ports: [{{port: 80}}]}}, {{from: [{{ipBlock: {{cidr: {cidr}}}}}]}}]}}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {{name: g}}
+spec: {{order: 1, types: [Ingress], ingress: [{{action: Deny, source: {{nets: [{cidr}]}}}}]}}
+---
+apiVersion: v1
+kind: Node
+metadata: {{name: n1}}
+status: {{addresses: [{{type: InternalIP, address: 192.168.0.1}}]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("traffic", "cidr", "told_of"),
+    [
+        ("Cluster", "203.0.113.0/24", ["GlobalNetworkPolicy/g", "NetworkPolicy/default/p"]),
+        ("Local", "203.0.113.0/24", []),
+        ("Cluster", "0.0.0.0/0", []),
+        ("Cluster", "192.168.0.0/16", []),
+    ],
+)
+def test_so_is_one_that_a_policy_looks_for(traffic: str, cidr: str, told_of: list[str]) -> None:
+    """Once for each rule, though it is of three pods; nets that hold a node mean that."""
+    service = SERVICE.format(type="LoadBalancer", traffic=traffic, target=8080)
+    found = lint(deployment("allow tcp", more=service + BLOCKS.format(cidr=cidr)))
+    hidden = [problem for problem in found if problem.code == "cidr-hidden"]
+    assert sorted(problem.object for problem in hidden) == told_of
+    assert all("LoadBalancer of service 'web'" in problem.message for problem in hidden)
+
+
 NODES = """\
 ---
 apiVersion: v1
