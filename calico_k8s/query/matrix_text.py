@@ -36,30 +36,22 @@ def matrix_lines(
 
 
 def _blocks(matrix: Matrix) -> Iterator[tuple[str, str, int, int]]:
-    services = sorted({(cell.port, cell.protocol) for cell in matrix.probes})
-    for port, protocol in services:
+    families = sorted({cell.family for cell in matrix.probes})
+    by_service: dict[tuple[int, str], dict[int, dict[tuple[str, str], Word]]] = {}
+    for cell in matrix.probes:
+        service = (cell.port, cell.protocol)
+        by_family = by_service.setdefault(service, {family: {} for family in families})
+        by_family[cell.family][cell.src, cell.dst] = cell.verdict
+    for (port, protocol), by_family in sorted(by_service.items()):
         name = protocol if protocol == "icmp" else f"{port}/{protocol}"
-        by_family = {
-            family: _verdicts(matrix, port, protocol, family)
-            for family in sorted({cell.family for cell in matrix.probes})
-        }
         if len(by_family) == 1:
-            (family,) = by_family
-            yield name, protocol, port, family
+            yield name, protocol, port, families[0]
         elif by_family[4] == by_family[6]:
             yield f"{name} IPv4 and IPv6", protocol, port, 4
         else:
             for family, verdicts in by_family.items():
                 if verdicts:
                     yield f"{name} IPv{family}", protocol, port, family
-
-
-def _verdicts(matrix: Matrix, port: int, protocol: str, family: int) -> dict[tuple[str, str], Word]:
-    return {
-        (cell.src, cell.dst): cell.verdict
-        for cell in matrix.probes
-        if (cell.port, cell.protocol, cell.family) == (port, protocol, family)
-    }
 
 
 def _block(

@@ -262,7 +262,9 @@ class _Chooser:
                 self._taken.add(address)
                 self._next[net] = number
                 return address
-        raise InputError(f"no address is left in {net}")
+        raise InputError(
+            f"no address is left in {net}: there are too many nodes, services or pods of one node"
+        )
 
 
 def _pod_nets(node: Node) -> tuple[Net, ...]:

@@ -34,7 +34,10 @@ from calico_k8s.translate.objects import (
 )
 
 Path = tuple[str | int, ...]
-Count = Annotated[int, msgspec.Meta(ge=0)]
+COUNT_MAX = 150_000
+"""Pods of a workload: as many as a cluster may have.  Source: Kubernetes, considerations for large
+clusters.  A number that is mistyped is to cost no memory."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
 
 
 class TemplateMetadata(msgspec.Struct, frozen=True):
@@ -54,7 +57,7 @@ class Template(msgspec.Struct, frozen=True):
 class Ordinals(msgspec.Struct, frozen=True):
     """How the pods of a StatefulSet are counted."""
 
-    start: Count | None = None
+    start: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class WorkloadSpec(msgspec.Struct, frozen=True, rename="camel"):

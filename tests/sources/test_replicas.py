@@ -120,7 +120,10 @@ def test_a_workload_is_known_by_its_group_too(version: str, kind: str, is_worklo
     assert makes_pods(version, kind) is is_workload
 
 
-def test_a_broken_workload_is_found_with_its_field() -> None:
-    _ref, found, findings = decode_workload("Deployment", workload("Deployment", {"replicas": "2"}))
+@pytest.mark.parametrize("replicas", ["2", -1, 2**31 - 1])
+def test_a_broken_workload_is_found_with_its_field(replicas: object) -> None:
+    """A number that no cluster has is one: its pods would take all memory."""
+    written = workload("Deployment", {"replicas": replicas})
+    _ref, found, findings = decode_workload("Deployment", written)
     assert found is None
     assert [finding.path for finding in findings] == [("spec", "replicas")]
