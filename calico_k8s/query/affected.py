@@ -86,7 +86,10 @@ class ResolvedPort(msgspec.Struct, frozen=True):
 
 
 class AffectedRule(msgspec.Struct, frozen=True):
-    """A rule of the policy; ``number`` counts from 1 within its direction."""
+    """A rule of the policy; ``number`` is its place as it was written, as in ``explain``.
+
+    One that names several peers or protocols is several here, of the same number.
+    """
 
     direction: Direction
     number: int
@@ -146,9 +149,9 @@ def affected(snapshot: Snapshot, name: ObjectName) -> Affected:
             SelectedEndpoint(endpoint_name(e), e.id.node, e.addresses) for e in endpoints
         ),
         rules=tuple(
-            _affected_rule(snapshot, rule, direction, number, endpoints)
+            _affected_rule(snapshot, rule, direction, endpoints)
             for direction, rules in holder.rules
-            for number, rule in enumerate(rules, start=1)
+            for rule in rules
         ),
         host_hook=holder.host_hook,
     )
@@ -246,7 +249,6 @@ def _affected_rule(
     snapshot: Snapshot,
     rule: Rule,
     direction: Direction,
-    number: int,
     selected: list[WorkloadEndpoint],
 ) -> AffectedRule:
     is_ingress = direction is Direction.INGRESS
@@ -259,7 +261,7 @@ def _affected_rule(
     holders = endpoints if is_ingress else sorted(others, key=endpoint_name)
     return AffectedRule(
         direction=direction,
-        number=number,
+        number=max(rule.origin.index, 0) + 1,  # a whole list that is not understood has no place
         rule=describe_rule(rule),
         endpoints=tuple(map(endpoint_name, endpoints)),
         peers=peers,

@@ -56,6 +56,15 @@ def found(written: Rule, name: str = "NetworkPolicy/prod/p") -> Affected:
     return affected(Snapshot.from_items(state), parse_object_name(name))
 
 
+def test_a_rule_has_the_number_that_it_was_written_with() -> None:
+    """Two peers of one rule are two rules here; one before them may be of no use."""
+    second = Origin("NetworkPolicy", "prod", "p", index=1)
+    written = [Rule(Action.ALLOW, second, protocol=protocol) for protocol in (TCP, None)]
+    state = both(tier("default"), policy("p", "all()", *written))
+    name = parse_object_name("NetworkPolicy/prod/p")
+    assert [each.number for each in affected(Snapshot.from_items(state), name).rules] == [2, 2]
+
+
 def peers(entity: EntityMatch) -> Peers:
     return found(rule(src=entity)).rules[0].peers
 
