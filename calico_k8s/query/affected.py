@@ -14,6 +14,7 @@ import msgspec
 from calico_k8s.errors import InputError
 from calico_k8s.model.addresses import Net
 from calico_k8s.model.domains import DomainPattern
+from calico_k8s.model.names import NetsetName
 from calico_k8s.model.resources import (
     PROTOCOL_NAMES,
     Direction,
@@ -26,7 +27,7 @@ from calico_k8s.model.resources import (
 )
 from calico_k8s.policy.match import address_matches
 from calico_k8s.policy.snapshot import Snapshot, selector
-from calico_k8s.query.describe import HOOK_WORDS, describe_rule
+from calico_k8s.query.describe import HOOK_WORDS, describe_netset, describe_rule
 from grammar import evaluate
 
 NAMES_MAX = 6
@@ -321,8 +322,10 @@ def _peers(peers: Peers) -> str:
         words = [f"domains {', '.join(peers.domains)}"]
     if peers.nets:
         words.append(f"cidr {','.join(peers.nets)}")
-    if peers.netsets:
-        words.append(f"network sets {', '.join(peers.netsets)}")
+    derived = {name: describe_netset(NetsetName(name)) for name in peers.netsets}
+    words += [text for text in derived.values() if not text.startswith("netset ")]
+    if plain := [name for name, text in derived.items() if text.startswith("netset ")]:
+        words.append(f"network sets {', '.join(plain)}")
     if peers.except_nets:
         words.append(f"not cidr {','.join(peers.except_nets)}")
     return ", ".join(words)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import grammar
 from calico_k8s.model.denial import Deciding
-from calico_k8s.model.names import EndpointId, SelectorText
+from calico_k8s.model.names import EndpointId, NetsetName, SelectorText
 from calico_k8s.model.resources import (
     PROTOCOL_NAMES,
     EntityMatch,
@@ -136,8 +136,11 @@ def _matches(entity: EntityMatch) -> Iterator[str]:
         yield describe_selector(entity.selector)
     if entity.not_selector:
         yield f"not selector ({entity.not_selector})"
+    if entity.netset:
+        yield describe_netset(entity.netset)
+    if entity.not_netset:
+        yield f"not {describe_netset(entity.not_netset)}"
     criteria = (
-        ("netset", entity.netset, entity.not_netset),
         ("domain", ",".join(entity.domains), ""),
         ("cidr", ",".join(entity.nets), ",".join(entity.not_nets)),
         (
@@ -151,6 +154,16 @@ def _matches(entity: EntityMatch) -> Iterator[str]:
             yield f"{kind} {wanted}"
         if unwanted:
             yield f"not {kind} {unwanted}"
+
+
+def describe_netset(name: NetsetName) -> str:
+    """A network set by what it follows from: a service's pods, nodes, or nothing but itself."""
+    kind, _, rest = name.partition("/")
+    if kind == "service" and "/" in rest:  # docs/design/policy-semantics.md, section 8
+        return f"service {'/'.join(rest.split('/')[:2])}"
+    if kind == "nodes" and rest:
+        return f"nodes ({rest})"
+    return f"netset {name}"
 
 
 def _ports(ports: tuple[PortRange, ...], names: tuple[str, ...]) -> str:

@@ -29,6 +29,7 @@ from calico_k8s.query.affected import (
     affected_lines,
     parse_object_name,
 )
+from calico_k8s.query.describe import describe_rule
 from tests.states import both, netset, pod, policy, profile, tier
 
 TCP = PROTOCOL_NUMBERS["tcp"]
@@ -212,3 +213,16 @@ def test_host_endpoints_are_selected_and_are_peers_and_the_hook_is_told(
     assert told.rules[0].endpoints == tuple(selected)
     lines = [line for line in affected_lines(told) if line.startswith("it is asked")]
     assert [line.endswith(words or "") for line in lines] == ([True] if words else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("service/shop/db", "allow to service shop/db"),
+        ("service/shop/db/6:5432", "allow to service shop/db"),
+        ("nodes/role == 'worker'", "allow to nodes (role == 'worker')"),
+        ("shop/office", "allow to netset shop/office"),
+    ],
+)
+def test_a_set_that_follows_from_an_object_is_called_by_that(name: str, words: str) -> None:
+    assert describe_rule(rule(dst=EntityMatch(netset=NetsetName(name)))) == words
