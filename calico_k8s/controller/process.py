@@ -120,7 +120,7 @@ class Controller:
             self._run()
 
     def stop(self) -> None:
-        """Ends ``run`` soon; also from a signal's handler."""
+        """Ends ``run`` soon; from any thread, of which a signal's handler is none."""
         self._stopping.set()
         loop = self._loop
         if loop is not None:
