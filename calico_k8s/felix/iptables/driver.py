@@ -23,6 +23,7 @@ from calico_k8s.felix.iptables.inprocess import (
     InProcessRefusal,
     edit_table,
     is_loaded,
+    set_numbers,
     split_plan,
 )
 from calico_k8s.felix.iptables.legacy import LegacyReader
@@ -44,6 +45,7 @@ from calico_k8s.felix.iptables.programs import (
 )
 from calico_k8s.felix.iptables.texts import Spelling, Texts, printed_texts
 from calico_k8s.model.addresses import Version
+from calico_k8s.netlink.ipset import IpsetSocket
 from calico_k8s.render.tables import ChainName, Table, TableName
 
 APPLY_ATTEMPTS: Final = 4
@@ -102,6 +104,7 @@ class TableDriver:
         """Chains that are written again, whatever the hash in them says."""
         self._kept_chains: frozenset[str] = frozenset()
         self._netlink: NftWriter | None = None
+        self._ipsets = IpsetSocket()
 
     def write_by(self, writer: NftWriter) -> None:
         """Have chains of an nft table written over netlink, where that can be done."""
@@ -110,6 +113,7 @@ class TableDriver:
     def close(self) -> None:
         """Release the reader; the kernel keeps its rules."""
         self._reader.close()
+        self._ipsets.close()
 
     @property
     def kept_chains(self) -> frozenset[str]:
@@ -281,10 +285,14 @@ class TableDriver:
 
     def _write(self, plan: Plan) -> None:
         is_in_process = self._backend is Backend.LEGACY and is_loaded()
-        if is_in_process and (edits := split_plan(plan)) is not None:
-            with suppress(InProcessRefusal):  # iptables-restore then does it, or says what is wrong
-                edit_table(self.version, self.table, edits, self._lock_timeout_s)
-                return
+        if is_in_process:
+            # iptables-restore then does it, or says what is wrong.
+            with suppress(InProcessRefusal, NetlinkError):
+                numbers = set_numbers(plan, self._ipsets)
+                edits = split_plan(plan, self.version, numbers)
+                if edits is not None:
+                    edit_table(self.version, self.table, edits, self._lock_timeout_s)
+                    return
         # What iptables spells otherwise than expected is for iptables to write.
         if self._netlink is not None and not self._doubted:
             with suppress(NetlinkError):  # iptables-restore says what is wrong

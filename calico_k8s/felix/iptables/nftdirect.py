@@ -15,7 +15,8 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from calico_k8s.errors import IptablesError
-from calico_k8s.felix.iptables.nftrules import CompatRule, asked_sets, compile_compat
+from calico_k8s.felix.iptables.extensions import asked_sets
+from calico_k8s.felix.iptables.nftrules import CompatRule, compile_compat
 from calico_k8s.felix.iptables.plan import Plan, own_chain
 from calico_k8s.felix.iptables.programs import Backend, program_version
 from calico_k8s.model.addresses import Version

@@ -1,7 +1,7 @@
 """What is written over netlink is what iptables-nft-restore writes, byte for byte in the kernel."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from calico_k8s.errors import NetlinkError
 from calico_k8s.felix.iptables.nftdirect import NftWriter, TablePlan
-from calico_k8s.felix.iptables.nftrules import asked_sets, compile_compat
+from calico_k8s.felix.iptables.nftrules import compile_compat
 from calico_k8s.felix.iptables.plan import Plan
 from calico_k8s.felix.iptables.programs import Backend, restore, save
 from calico_k8s.model.addresses import Version
-from calico_k8s.model.resources import Direction
 from calico_k8s.netlink.ipset import IpsetSocket
 from calico_k8s.netlink.nftables import (
     NFTA_EXPR_DATA,
@@ -24,16 +23,11 @@ from calico_k8s.netlink.nftables import (
     NftSocket,
 )
 from calico_k8s.netlink.wire import attribute_map, attribute_text, split_attributes
-from calico_k8s.render.endpoints import endpoint_ipsets, render_ipset
-from calico_k8s.render.groups import render_group
-from calico_k8s.render.names import DENY
 from calico_k8s.render.tables import ChainName, IpsetName
+from tests.felix.iptables.ways import Chains, deleting, known_plan, random_plans
 from tests.namespaces import Namespace, new_namespace, run
-from tests.render.kernels import VERSIONS, ipset_text, ipsets
+from tests.render.kernels import ipset_text, ipsets
 from tests.render.states import GOLDEN, tables
-from tests.render.strategies import groups
-from tests.render.strategies import ipsets as asked_by_rules
-from tests.simulate import SimulatedIpset
 
 TEXTS: dict[Version, tuple[str, ...]] = {
     4: (
@@ -97,24 +91,15 @@ def rules_of(saved: str) -> list[str]:
     return [line for line in saved.splitlines() if line.startswith("-A")]
 
 
-def plan_of(version: Version, chains: Mapping[ChainName, Iterable[str]]) -> Plan:
+def plan_of(version: Version, chains: Chains) -> Plan:
     """What makes chains of those of the rules that are written over netlink."""
-    lines = [f":{name} - [0:0]" for name in chains]
-    for name, rules in chains.items():
-        known = [rule for rule in rules if is_known(rule, version)]
-        lines += [f"-A {name} {rule}" for rule in known]
-    return Plan(tuple(lines), ())
-
-
-def is_known(rule: str, version: Version) -> bool:
-    return compile_compat(rule, version, dict.fromkeys(asked_sets(rule), 0)) is not None
+    return known_plan(compile_compat, version, chains)
 
 
 def compare(version: Version, plan: Plan) -> None:
     """Write a plan both ways, one after the other, and delete all of it again."""
-    names = [line[1:].split()[0] for line in plan.lines if line.startswith(":")]
-    emptied = Plan(tuple(f":{name} - [0:0]" for name in names), ())
-    deleted = emptied._replace(deletes=tuple(f"-X {name}" for name in names))
+    deleted = deleting(plan)
+    emptied = deleted._replace(deletes=())
     with closing(NftWriter()) as writer:
         restore(Backend.NFT, version, plan.restore_text("mangle"))
         expected, listed = written(version), rules_of(save(Backend.NFT, version))
@@ -152,20 +137,9 @@ def test_what_is_known_of_each_table_is_the_same_either_way(
 @settings(max_examples=12)
 @given(st.data())
 def test_groups_are_the_same_either_way(data: st.DataObject) -> None:
-    """Whole, since a chain with a rule that is not known would be left to the program."""
-    direction, tells = data.draw(st.sampled_from(Direction)), data.draw(st.booleans())
-    group = data.draw(groups("some", direction))
     with new_namespace() as node, node:
-        for version in VERSIONS:
-            made = render_group(group, version, tells=tells)
-            sets = [render_ipset(each, version) for each in asked_by_rules(direction)]
-            every = {each.name: SimulatedIpset(each) for each in sets}
-            every |= {each.ipset.name: SimulatedIpset(each.ipset) for each in made.nets}
-            every |= {each.name: SimulatedIpset(each) for each in endpoint_ipsets(version)}
-            run("ipset", "restore", stdin=ipset_text(every, version))
-            texts = [rule for rules in made.chains.values() for rule in rules]
-            assert [rule for rule in texts if not is_known(rule, version)] == []
-            compare(version, plan_of(version, {**made.chains, DENY: ()}))
+        for version, plan in random_plans(compile_compat, data):
+            compare(version, plan)
 
 
 @pytest.mark.kernel

@@ -2,7 +2,8 @@
 
 import pytest
 
-from calico_k8s.felix.iptables.nftrules import asked_sets, compile_compat
+from calico_k8s.felix.iptables.extensions import asked_sets
+from calico_k8s.felix.iptables.nftrules import compile_compat
 
 UNKNOWN = [
     "",
