@@ -16,6 +16,7 @@ import heapq
 from collections import deque
 from collections.abc import Collection, Mapping
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -44,6 +45,19 @@ class Number(IntEnum):
 FIRST_GROUP: Final = Number.ALLOW_ALL + 1
 
 
+@lru_cache(maxsize=4096)
+def _spread(number: int, field: int) -> int:
+    """A number in the bits of a field, lowest first: asked for each endpoint, of few groups."""
+    mark = 0
+    while number and field:
+        lowest = field & -field
+        if number & 1:
+            mark |= lowest
+        field ^= lowest
+        number >>= 1
+    return mark
+
+
 class MarkLayout(msgspec.Struct, frozen=True):
     """The two uses of a mask."""
 
@@ -59,15 +73,7 @@ class MarkLayout(msgspec.Struct, frozen=True):
 
     def mark(self, number: int) -> int:
         """The number, spread over the field."""
-        mark = 0
-        field = self.field
-        while number and field:
-            lowest = field & -field
-            if number & 1:
-                mark |= lowest
-            field ^= lowest
-            number >>= 1
-        return mark
+        return _spread(number, self.field)
 
     def number(self, mark: int) -> int:
         """The inverse of :meth:`mark`; other bits are ignored."""

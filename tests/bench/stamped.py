@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple
 
 PORT = 9000
 STEP_S = 0.0002
@@ -29,21 +30,28 @@ kernel's own 208 KiB hold some 300 datagrams."""
 STEPS_A_ROUND = 10
 """In so many steps each of several targets is sent to once."""
 
-_STAMP = struct.Struct("=qH")
+_STAMP = struct.Struct("=qI")
 _SENDER = f"""
 import itertools, socket, struct, sys, time
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.bind((sys.argv[1], {PORT}))
 targets = [(address, {PORT}) for address in sys.argv[2:]]
-turns = itertools.cycle(enumerate(targets))
+turns = zip(itertools.cycle(targets), itertools.count())
 while True:
-    for number, target in itertools.islice(turns, -(-len(targets) // {STEPS_A_ROUND})):
+    for target, turn in itertools.islice(turns, -(-len(targets) // {STEPS_A_ROUND})):
         try:
-            sock.sendto(struct.pack("=qH", time.monotonic_ns(), number), target)
+            sock.sendto(struct.pack("=qI", time.monotonic_ns(), turn), target)
         except OSError:
             pass
     time.sleep({STEP_S})
 """
+
+
+class _Stamp(NamedTuple):
+    """What a datagram says: when it was sent, and how many were before it."""
+
+    sent_ns: int
+    turn: int
 
 
 class StampedFlow:
@@ -83,18 +91,23 @@ class StampedFlow:
     def first_passed(self, since_ns: int, targets: int = 1) -> float:
         """Milliseconds from then until the first datagram was sent that passed.
 
-        With several targets, until there had been one to each.
+        With several targets, the first from which on each passed of a whole round to all of them:
+        the one before met the last of the old verdicts, or came before a change that was quicker.
         """
         end_ns = since_ns + int(PATIENCE_S * 1e9)
-        passed: set[int] = set()
+        first = _Stamp(0, 0)
+        last_turn = -2  # of none before the first
         while time.monotonic_ns() < end_ns:
             time.sleep(DRAIN_S)
-            for sent_ns, target in self._received():
-                if sent_ns >= since_ns:
-                    passed.add(target)
-                    if len(passed) == targets:
-                        return (sent_ns - since_ns) / 1e6
-        raise SystemExit(f"only {len(passed)} of {targets} pass that should")
+            for stamp in self._received():
+                if stamp.sent_ns < since_ns:
+                    continue
+                if stamp.turn != last_turn + 1:
+                    first = stamp
+                last_turn = stamp.turn
+                if last_turn - first.turn + 1 >= targets:
+                    return (first.sent_ns - since_ns) / 1e6
+        raise SystemExit("not all pass that should")
 
     def last_passed(self, since_ns: int) -> float:
         """Milliseconds from then until the last datagram was sent that passed."""
@@ -102,17 +115,17 @@ class StampedFlow:
         while time.monotonic() - heard_s < SILENCE_S:
             time.sleep(DRAIN_S)
             if stamps := self._received():
-                last_ns = max(last_ns, *(sent_ns for sent_ns, _ in stamps))
+                last_ns = max(last_ns, *(stamp.sent_ns for stamp in stamps))
                 heard_s = time.monotonic()
             if (last_ns - since_ns) / 1e9 > PATIENCE_S:
                 raise SystemExit("something passes that should not")
         return (last_ns - since_ns) / 1e6
 
-    def _received(self) -> list[tuple[int, int]]:
-        """Of each datagram, when it was sent, and to which of the targets."""
-        stamps: list[tuple[int, int]] = []
+    def _received(self) -> list[_Stamp]:
+        """What has come since the last call, in the order in which it was sent."""
+        stamps: list[_Stamp] = []
         while True:
             try:
-                stamps.append(_STAMP.unpack(self._receiver.recv(64)))
+                stamps.append(_Stamp(*_STAMP.unpack(self._receiver.recv(64))))
             except BlockingIOError:
                 return stamps
