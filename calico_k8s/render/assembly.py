@@ -6,6 +6,7 @@ those.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from calico_k8s.model.addresses import Version
 from calico_k8s.model.resources import Direction
@@ -14,11 +15,12 @@ from calico_k8s.render.answers import answer_chains, answer_jumps
 from calico_k8s.render.dispatch import render_tree
 from calico_k8s.render.groups import RenderedGroup
 from calico_k8s.render.hosts import NO_HOSTS, HostTables
-from calico_k8s.render.marks import mark_layout
+from calico_k8s.render.marks import MarkLayout, mark_layout
 from calico_k8s.render.settings import RenderConfig
 from calico_k8s.render.static import filter_chains, mangle_chains
 from calico_k8s.render.tables import ChainName, HookName, RuleText, Table
 
+Chains = Mapping[ChainName, tuple[RuleText, ...]]
 Leaves = Mapping[Direction, Mapping[ChainName, int]]
 """By direction, each group's first chain and its number."""
 
@@ -36,11 +38,10 @@ def render_tables(
     its endpoints have left it, and packets of theirs may still be inside.
     """
     layout = mark_layout(config.mark_mask)
-    chains = mangle_chains(config, version) | answer_chains(config, version)
+    chains = {**_static_chains(config, version)}
     for direction in Direction:
-        chains |= render_tree(
-            direction, leaves.get(direction, {}), layout, is_flat=config.has_own_table
-        )
+        led_to = tuple(leaves.get(direction, {}).items())
+        chains |= _tree_chains(direction, led_to, layout, is_flat=config.has_own_table)
     for group in groups:
         chains |= group.chains
     first: dict[HookName, tuple[RuleText, ...]] = {
@@ -62,6 +63,24 @@ def render_tables(
         _filter_table(config, version),
         *_raw_table(version, hosts),
     )
+
+
+@lru_cache(maxsize=4)
+def _static_chains(config: RenderConfig, version: Version) -> Chains:
+    """The same for as long as settings are."""
+    return mangle_chains(config, version) | answer_chains(config, version)
+
+
+@lru_cache(maxsize=4)
+def _tree_chains(
+    direction: Direction,
+    leaves: tuple[tuple[ChainName, int], ...],
+    layout: MarkLayout,
+    *,
+    is_flat: bool,
+) -> Chains:
+    """The same in both families, and in the direction that a batch does not change."""
+    return render_tree(direction, dict(leaves), layout, is_flat=is_flat)
 
 
 def _raw_table(version: Version, hosts: HostTables) -> Iterable[Table]:
