@@ -14,6 +14,7 @@ extensions               ``-m`` bpf, comment, hashlimit, icmp, icmp6, multiport,
 =======================  ==================================================================
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -42,6 +43,9 @@ from calico_k8s.render.tables import IpsetType
 KEPT: Final = 2048
 """Rules that are kept as they were compiled: some 600 bytes each."""
 
+_OF_FAMILY: Final = re.compile(r"(?:-[sdp]|-m (?:bpf|hashlimit)) ")
+"""Where a rule is another in each family; one of marks, sets and chains alone is the same."""
+
 
 class CompatRule(NamedTuple):
     """A rule as the kernel takes it."""
@@ -56,7 +60,7 @@ def compile_compat(rule: str, version: Version, indexes: Mapping[str, int]) -> C
     Cost: some 30 us; 2 for one that was asked for before, as most of a mark tree were.
     """
     asked = tuple((name, indexes[name]) for name in asked_sets(rule) if name in indexes)
-    return _known(rule, version, asked)
+    return _known(rule, version if _OF_FAMILY.search(rule) else 4, asked)
 
 
 @lru_cache(maxsize=KEPT)
