@@ -155,18 +155,21 @@ class NetlinkSocket:
         Raises:
             NetlinkError: an answer was lost.
         """
-        first = self._send(messages, NLM_F_REQUEST | NLM_F_ACK)
+        # The kernel answers in order, and a refusal unasked: who has the last one's answer has all.
+        *others, last = messages
+        asking = [*others, last._replace(flags=last.flags | NLM_F_ACK)]
+        first = self._send(asking, NLM_F_REQUEST)
         answers: list[bytes] = []
         codes = [0] * len(messages)
-        missing = len(messages)
-        while missing:
+        is_answered = False
+        while not is_answered:
             for message in split_messages(self._receive()):
                 index = (message.sequence - first) & 0xFFFFFFFF
                 if index >= len(messages):
                     continue  # a late answer to an exchange that failed half way
                 if message.type == NLMSG_ERROR:
                     codes[index] = error_number(message)
-                    missing -= 1
+                    is_answered |= index == len(messages) - 1
                 elif message.type != NLMSG_DONE:
                     answers.append(bytes(message.body))
         return codes, answers
