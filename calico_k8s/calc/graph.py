@@ -73,6 +73,8 @@ class Graph:
         self._members = Members(self._peers, self._netsets, self._names)
         self._placement = Placement(self._peers, self._netsets, self._rulebook)
         self._settings: dict[tuple[NodeName | None, str], Setting] = {}
+        self._effective: dict[str, str] = {}
+        """The settings as they hold here: a new one whenever one changes."""
         self._record: Node | None = None
         self._servers: dict[tuple[Protocol, int], NetworkSet] = {}
         """The DNS servers that are trusted, by protocol and port."""
@@ -121,7 +123,10 @@ class Graph:
 
     def lost_addresses(self, endpoint: EndpointId) -> Mapping[Address, EndpointId]:
         """The addresses that an endpoint claims and a newer one owns, with that one."""
-        owners = {a: self._peers.owners.owner(a) for a in self._peers.claimed(endpoint)}
+        claimed = self._peers.claimed(endpoint)
+        if len(claimed) == len(self._peers.addresses(endpoint)):
+            return {}
+        owners = {a: self._peers.owners.owner(a) for a in claimed}
         return {a: o for a, o in owners.items() if o is not None and o != endpoint}
 
     @property
@@ -200,11 +205,9 @@ class Graph:
                     self._record = value if isinstance(value, Node) else None
             case keys.SettingKey(node, name):
                 if node in (None, self._node):
-                    put(
-                        self._settings,
-                        (node, name),
-                        value if isinstance(value, Setting) else None,
-                    )
+                    setting = value if isinstance(value, Setting) else None
+                    if put(self._settings, (node, name), setting):
+                        self._effective = self._effective_settings()
             case keys.ReadyKey():
                 pass  # whether the store is complete is asked before there is a graph
 
@@ -234,7 +237,7 @@ class Graph:
                 deltas.members_removed[active.ipset.id] = active.removed
             active.added, active.removed = set(), set()
         self._flush_servers(deltas)
-        settings = self._effective_settings()
+        settings = self._effective
         deltas.settings_changed = (settings, self._record) != (
             self._flushed_settings,
             self._flushed_record,

@@ -48,15 +48,13 @@ from calico_k8s.model.resources import Ready
 from calico_k8s.render.marks import mark_layout
 from calico_k8s.render.settings import RenderConfig
 
-RETRY_FIRST_S = 0.1
-RETRY_LONGEST_S = 10.0
+RETRY_FIRST_S, RETRY_LONGEST_S = 0.1, 10.0
 JUDGE_AGAIN_S = 1.0
 """Packets on their way while a change was written can open a flow that it denies."""
-JUDGE_PAUSE_S = 0.04
-"""After a look for live flows that found none there is no other for so long: under changes without
-pause each would take 0.4 ms, a third of what a change takes altogether."""
-SAVE_AFTER_S = 5.0
-PREPARE_AFTER_S = 1.0
+JUDGE_PAUSE_S, JUDGE_WAIT_S = 0.03, 0.015
+"""A look for live flows, 0.4 ms, that found none puts the next off for so long; then it goes with a
+change, for a wake of its own would cost as much again, or comes so long after that."""
+SAVE_AFTER_S, PREPARE_AFTER_S = 5.0, 1.0
 TELL_AFTER_S = 0.01
 """A revision that is reached is told after this: what it tells of is then on no other node's way."""
 TELL_EVERY_S = 0.05
@@ -103,6 +101,7 @@ class Agent:
         self._tell = tell
         self._graph = Graph(identity.node)
         self._settings = Settings(identity.layers)
+        self._rendered: tuple[tuple[object, ...], RenderConfig] = ((), RenderConfig())
         self._attachments = Attachments(kernel.interfaces, kernel.bridges)
         self._enforcer = Enforcer(self._graph, kernel.applier, kernel.versions, kernel.left)
         cut = mark_layout(self._settings.config.mark_mask).cut
@@ -210,7 +209,7 @@ class Agent:
         self.beat_s = now_s
         if self._queue in ready:
             self._take_updates()
-        self._has_news |= self.learning.take(now_s)
+        self._has_news |= self.learning.take(now_s, has_answers=self.learning in ready)
         self._follow(now_s, ready)
         if not self._has_news:
             self.learning.release()
@@ -292,14 +291,20 @@ class Agent:
         self._note_changes(applied, now_s)
 
     def _render_config(self, pod_nets: tuple[Net, ...] = ()) -> RenderConfig:
-        found = self._settings.render_config(pod_nets, learns_names=bool(self._graph.domains))
-        return self._kernel.fitted(found, can_tell=self.denials.is_possible)
+        """What chains show; the same object, kept with what it was made of, until something differs."""
+        learns, can_tell = bool(self._graph.domains), self.denials.is_possible
+        shown = (self._settings.config, pod_nets, learns, can_tell)
+        if shown != self._rendered[0]:
+            found = self._settings.render_config(pod_nets, learns_names=learns)
+            self._rendered = shown, self._kernel.fitted(found, can_tell=can_tell)
+        return self._rendered[1]
 
     def _note_changes(self, applied: Applied, now_s: float) -> None:
         needs_judging = self._cutting.holds_cut or not applied.only_opens
         if applied.touched and needs_judging and self._settings.config.cut_connections:
             self._cutting.touch(applied.touched)
-            self._schedule.by(Task.JUDGE, max(now_s, self._judge_from_s))
+            rests = now_s < self._judge_from_s
+            self._schedule.by(Task.JUDGE, self._judge_from_s + JUDGE_WAIT_S if rests else now_s)
             self._judge_again |= applied.touched
             self._schedule.by(Task.JUDGE_AGAIN, now_s + JUDGE_AGAIN_S)
         if any(applied.written) and self._file is not None:

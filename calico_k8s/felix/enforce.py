@@ -64,6 +64,7 @@ class Enforcer:
         self._own: OwnAddresses = NOWHERE
         self._touched: frozenset[Address] = frozenset()
         self._only_opens = True
+        self._config: RenderConfig | None = None
 
     @property
     def has_begun(self) -> bool:
@@ -111,8 +112,9 @@ class Enforcer:
 
     def configure(self, config: RenderConfig) -> None:
         """Other settings from the next :meth:`carry_out` on; the mark mask stays as it began."""
-        if self._desired is not None:
+        if self._desired is not None and config is not self._config:
             self._desired.configure(config)
+            self._config = config
 
     def carry_out(
         self, attachments: Attachments, now_s: float, own: OwnAddresses = NOWHERE

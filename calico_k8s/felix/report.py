@@ -21,11 +21,13 @@ from calico_k8s.felix.status import NodeStatus
 from calico_k8s.model.addresses import Net
 from calico_k8s.model.names import NodeName
 from calico_k8s.model.resources import EVERY_INTERFACE
-from calico_k8s.model.status import EndpointState, EndpointStatus, NodeState
+from calico_k8s.model.status import ENFORCED, EndpointState, EndpointStatus, NodeState
 from calico_k8s.policy.host_verdict import interfaces_of
 
 ERRORS_MAX = 20
 """A status holds no more: the rest is in the log."""
+
+_WELL = EndpointStatus(ENFORCED)
 
 log = structlog.get_logger()
 
@@ -48,6 +50,7 @@ class Report:
         self._drift = 0
         self._seen_revision = Revision(0)
         self.is_store_away = False
+        self._log = log.bind()  # once: it would take some 10 us for each batch
 
     @property
     def is_enforcing(self) -> bool:
@@ -125,7 +128,7 @@ class Report:
         self._applied_revision = self._seen_revision
         self._applied_s = now_s
         if any(written):
-            log.debug("kernel written", lines=written.lines, members=written.members)
+            self._log.debug("kernel written", lines=written.lines, members=written.members)
         return is_news
 
     def note_drift(self, where: DriftKind, count: int) -> None:
@@ -210,9 +213,11 @@ def host_problems(graph: Graph, found: Interfaces) -> list[str]:
 
 def endpoint_status(graph: Graph, found: Interfaces, endpoint: LocalEndpoint) -> EndpointStatus:
     """How one endpoint is, with the reason where it is not as its owner would have it."""
-    lost = graph.lost_addresses(endpoint.id)
+    lost, unknown = graph.lost_addresses(endpoint.id), graph.unknown_profiles(endpoint.id)
+    if endpoint.addresses and not (lost or unknown or found.missing or found.unsettled):
+        return _WELL
     reasons = [f"{a} belongs to {owner}, which is newer" for a, owner in sorted(lost.items())]
-    state: EndpointState = "enforced"
+    state: EndpointState = ENFORCED
     if not endpoint.addresses:
         state = "no-address"
     elif not found.missing.isdisjoint(endpoint.addresses):
@@ -230,6 +235,5 @@ def endpoint_status(graph: Graph, found: Interfaces, endpoint: LocalEndpoint) ->
         for a in endpoint.addresses
         if a in found.unsettled
     )
-    unknown = graph.unknown_profiles(endpoint.id)
     reasons += (f"profile {profile} is not in the datastore" for profile in unknown)
     return EndpointStatus(state, "; ".join(reasons))

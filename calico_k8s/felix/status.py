@@ -7,6 +7,7 @@ this thread; the keys of a node that is gone go with its lease.
 
 import threading
 import time
+from collections.abc import Mapping
 
 import msgspec
 
@@ -62,6 +63,8 @@ class StatusWriter:
         self._is_closed = False
         self._lease: LeaseId | None = None
         self._written: dict[str, bytes] = {}
+        self._endpoints: tuple[Mapping[EndpointId, EndpointStatus], Mapping[str, bytes]] = ({}, {})
+        """Those that were last told, and how they are stored: they are seldom other ones."""
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
 
     @property
@@ -101,7 +104,7 @@ class StatusWriter:
                     self._leave()
                     return
                 if latest is not None:
-                    self._write(_encode(latest))
+                    self._write(self._encode(latest))
                 pause_s = self._keep_alive_s
             except StoreError:
                 # The store is away or slow.  What was written goes with its lease; everything is
@@ -119,6 +122,17 @@ class StatusWriter:
         operations += [Delete(path) for path in self._written if path not in wanted]
         transact_in_order(self._store, operations)
         self._written = wanted
+
+    def _encode(self, status: NodeStatus) -> dict[str, bytes]:
+        told, stored = self._endpoints
+        if status.endpoints != told:
+            told = status.endpoints
+            stored = {endpoint_status_path(e): msgspec.json.encode(s) for e, s in told.items()}
+            self._endpoints = told, stored
+        keys = {status_path(status.node): _encode_node(status), **stored}
+        if status.denials is not None:
+            keys[denials_path(status.node)] = msgspec.json.encode(status.denials)
+        return keys
 
     def _hold_lease(self, now_s: float) -> LeaseId:
         """Our lease, kept alive where it is time to."""
@@ -143,7 +157,7 @@ class StatusWriter:
         self._written = {}
 
 
-def _encode(status: NodeStatus) -> dict[str, bytes]:
+def _encode_node(status: NodeStatus) -> bytes:
     states = status.endpoints
     node = StoredStatus(
         node=status.node,
@@ -159,9 +173,4 @@ def _encode(status: NodeStatus) -> dict[str, bytes]:
         drift_repaired=status.drift_repaired,
         errors=status.errors,
     )
-    keys = {status_path(status.node): msgspec.json.encode(node)}
-    for endpoint, each in states.items():
-        keys[endpoint_status_path(endpoint)] = msgspec.json.encode(each)
-    if status.denials is not None:
-        keys[denials_path(status.node)] = msgspec.json.encode(status.denials)
-    return keys
+    return msgspec.json.encode(node)

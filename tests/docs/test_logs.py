@@ -33,7 +33,7 @@ def is_logger(called: ast.expr) -> bool:
         return called.id == "emit"
     if not (isinstance(called, ast.Attribute) and called.attr in LEVELS):
         return False
-    return ast.unparse(called.value) in ("log", "structlog.get_logger()")
+    return ast.unparse(called.value) in ("log", "self._log", "structlog.get_logger()")
 
 
 def documented() -> dict[str, set[str]]:

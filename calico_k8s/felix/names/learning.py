@@ -101,8 +101,11 @@ class Learning:
                 self._listener.ask(patterns)
         self._listen(now_s)
 
-    def take(self, now_s: float) -> bool:
-        """Learn from the answers that wait, and let lapse what is too old; whether the graph has news."""
+    def take(self, now_s: float, *, has_answers: bool) -> bool:
+        """Learn from the answers that wait, and let lapse what is too old; whether the graph has news.
+
+        ``has_answers``: the descriptor is readable.  Cost: nothing where it is not, but once a second.
+        """
         if not self._has_followed:
             return False
         self._listen(now_s)
@@ -110,12 +113,15 @@ class Learning:
         if now_s >= self._expire_at_s:
             self._expire_at_s = now_s + EXPIRE_EVERY_S
             is_changed = self._tell(self._book.expire(time.time()))
+        return (has_answers and self._take_answers()) or is_changed
+
+    def _take_answers(self) -> bool:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._news)
         taken = self._listener.take() if self._listener is not None else []
         self._waiting = [*self._waiting, *taken][-HELD_MAX:]  # older ones went late
         found = [each for learnt in taken for each in learnt.found]
-        is_changed |= self._tell(self._book.learn(found, time.time()))
+        is_changed = self._tell(self._book.learn(found, time.time()))
         if found and self._journal is not None:
             self._journal.refresh(self._book.records, (each.name for each in found))
         return is_changed
