@@ -60,7 +60,7 @@ TELL_AFTER_S = 0.01
 TELL_EVERY_S = 0.05
 """It is told no more often than this ..."""
 TELL_EVERY_ENDPOINTS_S = 0.0001
-"""... and this for each endpoint of the cluster: each node tells of each change anywhere."""
+"""... and, while its state is the same, this for each endpoint of the cluster: each node tells of all."""
 COLLECT_EVERY_S = 5.0
 BEAT_S = 5.0
 """The loop comes round so often at least: how it shows that it lives."""
@@ -471,7 +471,8 @@ class Agent:
             self._fail(error, now_s)
 
     def _tell_soon(self, now_s: float) -> None:
-        pause_s = max(TELL_EVERY_S, TELL_EVERY_ENDPOINTS_S * self._graph.endpoint_count)
+        endpoints = 0 if self._report.has_turned else self._graph.endpoint_count
+        pause_s = max(TELL_EVERY_S, TELL_EVERY_ENDPOINTS_S * endpoints)
         pause_s = min(pause_s, self._settings.config.status_interval_s)
         moment_s = max(now_s + TELL_AFTER_S, self._told_s + pause_s)
         self._schedule.by(Task.TELL, moment_s)

@@ -48,6 +48,7 @@ class Report:
         self._applied_s = 0.0
         self._applied_revision = Revision(0)
         self._drift = 0
+        self._told: NodeState | None = None
         self._seen_revision = Revision(0)
         self.is_store_away = False
         self._log = log.bind()  # once: it would take some 10 us for each batch
@@ -61,6 +62,11 @@ class Report:
     def is_well(self) -> bool:
         """Whether the last write of the kernel did not fail."""
         return self._failure is None
+
+    @property
+    def has_turned(self) -> bool:
+        """Whether its state is another one than the last status told."""
+        return self._state() != self._told
 
     def problem(self) -> str | None:
         """Why the kernel may not be as the datastore last said; None where it is."""
@@ -158,11 +164,12 @@ class Report:
             {kind: len(sentences) for kind, sentences in problems.items()},
         )
         self._metrics.on_sizes(groups, sizes, graph.endpoint_count)
+        self._told = self._state()
         return NodeStatus(
             node=self._node,
             pid=os.getpid(),
             started=self._started_s,
-            state=self._state(),
+            state=self._told,
             revision=self._applied_revision,
             backend=self._backend,
             groups=groups,

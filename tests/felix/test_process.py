@@ -210,6 +210,17 @@ def test_a_thread_that_has_ended_is_not_alive(
     assert (status, "the thread that tells status has ended" in text) == (503, True)
 
 
+def test_that_the_node_enforces_is_told_at_once_however_large_the_cluster(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents, "TELL_EVERY_ENDPOINTS_S", 80_000.0)
+    remote = EndpointId(NodeName("n2"), NamespaceName("ns"), "remote")
+    pod = WorkloadEndpoint(remote, (Address("10.9.0.1"),))
+    revision = machine.put(READY | {EndpointKey(remote): pod})
+    machine.start(status_interval_s="80000")
+    assert until(lambda: machine.is_at(revision)), machine.status()
+
+
 def test_a_port_that_is_taken_is_said_before_anything_is_done(machine: Machine) -> None:
     machine.start(metrics_port=PORT)
     with (
