@@ -34,7 +34,7 @@ from calico_k8s.render.marks import MarkLayout, Number, mark_layout
 from calico_k8s.render.settings import RenderConfig
 from calico_k8s.render.tables import IpsetName, KernelIpset, KernelMember, Table, TableName
 from tests.render.kernels import restore_text
-from tests.simulate import SimulatedIpset
+from tests.simulated_rules import SimulatedIpset
 
 BOTH: tuple[Version, ...] = (4, 6)
 TABLES: tuple[TableName, ...] = ("raw", "mangle", "filter")

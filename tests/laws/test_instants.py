@@ -47,7 +47,8 @@ from calico_k8s.render.tables import WORKLOAD_LINK_GROUP, IpsetName
 from tests.fakes.kernel import FakeKernel
 from tests.laws.test_simulated_definition import OWN_LINKS
 from tests.render.kernels import UPLINK
-from tests.simulate import Kernel, Packet, SimulatedIpset
+from tests.simulate import Kernel
+from tests.simulated_rules import Packet, SimulatedIpset
 from tests.worlds import (
     CROSSING,
     LINKS,

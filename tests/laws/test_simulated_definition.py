@@ -25,7 +25,8 @@ from tests.calc.summed import fresh
 from tests.model_strategies import NODES, samples, states
 from tests.render.kernels import UPLINK, VERSIONS, simulated
 from tests.render.states import State, rendered
-from tests.simulate import Kernel, Outcome, Packet
+from tests.simulate import Kernel, Outcome
+from tests.simulated_rules import Packet
 
 OWN_LINKS = {Address("192.168.0.1"): "eth0", Address("fd00:1::1"): "eth1"}
 """Where a node's addresses are, for host endpoints without an interface's name."""

@@ -19,7 +19,8 @@ from calico_k8s.policy.match import Flow
 from calico_k8s.policy.snapshot import Snapshot
 from tests.laws.test_simulated_definition import OWN_LINKS, SimulatedNode, is_a_packet
 from tests.model_strategies import NODE_ADDRESSES, NODES, samples, states
-from tests.simulate import Outcome, Packet
+from tests.simulate import Outcome
+from tests.simulated_rules import Packet
 
 NODE = NODES[0]
 LINKS = ("eth0", "eth1", "eth2")

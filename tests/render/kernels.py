@@ -20,7 +20,8 @@ from calico_k8s.render.hosts import hold_ipset
 from calico_k8s.render.marks import mark_layout
 from calico_k8s.render.tables import WORKLOAD_LINK_GROUP, IpsetName, KernelIpset, RuleText, Table
 from tests.render.states import State, numbers, rendered, tables
-from tests.simulate import Kernel, SimulatedIpset, Verdict
+from tests.simulate import Kernel, Verdict
+from tests.simulated_rules import SimulatedIpset
 
 VERSIONS: tuple[Version, ...] = (4, 6)
 UPLINK = "eth0"

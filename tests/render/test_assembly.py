@@ -8,7 +8,7 @@ from calico_k8s.model.addresses import Version
 from calico_k8s.render.tables import CHAIN_NAME_MAX, CHAIN_PREFIX, IPSET_NAME_MAX, Table
 from tests.render.kernels import VERSIONS, ipset_text, ipsets, restore_text
 from tests.render.states import GOLDEN, State, tables
-from tests.simulate import parse_rule
+from tests.simulated_rules import parse_rule
 
 FOLDER = Path(__file__).parent.parent / "golden"
 

@@ -19,7 +19,8 @@ from calico_k8s.render.marks import FIRST_GROUP, MarkLayout, Number, mark_layout
 from calico_k8s.render.names import ROOTS
 from calico_k8s.render.settings import DEFAULT_MARK_MASK
 from calico_k8s.render.tables import ChainName, RuleText, Table
-from tests.simulate import Kernel, Packet
+from tests.simulate import Kernel
+from tests.simulated_rules import Packet
 
 EGRESS = Direction.EGRESS
 DEFAULT = mark_layout(DEFAULT_MARK_MASK)

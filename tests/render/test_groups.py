@@ -32,7 +32,7 @@ from tests.render.states import (
 )
 from tests.render.strategies import ADDRESSES, flows, groups, ipsets, members
 from tests.render.test_assembly import check_table
-from tests.simulate import Packet
+from tests.simulated_rules import Packet
 
 LINKS = {address: f"cali{n}" for n, address in enumerate(ADDRESSES)}
 

@@ -24,7 +24,7 @@ from tests.render.states import (
     nets,
     ports,
 )
-from tests.simulate import parse_rule
+from tests.simulated_rules import parse_rule
 
 FIFTEEN = tuple(range(1, 16))
 

@@ -32,7 +32,8 @@ from tests.render.states import (
     group,
     profiles,
 )
-from tests.simulate import Kernel, Outcome, Packet, Verdict
+from tests.simulate import Kernel, Outcome, Verdict
+from tests.simulated_rules import Packet
 
 CLIENT, POD, OTHER, OUTSIDE = map(Address, ("10.65.0.9", "10.65.0.1", "10.65.0.2", "198.51.100.7"))
 CLIENT6, POD6, OUTSIDE6, UNSPECIFIED6 = map(Address, ("fd65::9", "fd65::1", "2001:db8::7", "::"))

@@ -16,7 +16,7 @@ from tests.namespaces import run
 from tests.render.kernels import VERSIONS, ipset_text
 from tests.render.strategies import groups
 from tests.render.strategies import ipsets as asked_by_rules
-from tests.simulate import SimulatedIpset
+from tests.simulated_rules import SimulatedIpset
 
 Compile = Callable[[str, Version, Mapping[str, int]], object]
 Chains = Mapping[ChainName, Iterable[str]]
