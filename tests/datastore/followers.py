@@ -47,6 +47,11 @@ class Follower:
         """Whether the iteration is over."""
         return not self._thread.is_alive()
 
+    def processor_s(self) -> float:
+        """The processor time that the iteration has taken; not that of the process's others."""
+        assert self._thread.ident is not None
+        return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
+
     def wait_for(self, count: int) -> list[Change]:
         """The changes, once there are so many; waits a moment more for any that should not come."""
         wait_until(lambda: len(self.changes) >= count or self.has_ended, f"{count} changes")

@@ -65,19 +65,26 @@ def test_names_follow_the_conventions(metrics: Metrics) -> None:
         assert (kind == "counter") == name.endswith("_total")
 
 
+def is_time_from(moment_s: float, begun_s: float, measured_s: float | None) -> bool:
+    """Whether what was measured began then, and ended after the test had begun and before now."""
+    assert measured_s is not None
+    return begun_s - moment_s <= measured_s <= time.monotonic() - moment_s
+
+
 def test_a_change_is_measured_from_each_of_its_moments(metrics: Metrics) -> None:
     now, now_s = time.time(), time.monotonic()
-    stamp = Stamp(written=now - 2.5, changed=now - 3.0)
+    changed = now - 3.0
+    stamp = Stamp(written=now - 2.5, changed=changed)
     metrics.on_changes(Arrival(now_s - 0.5, now - 0.5, stamp), 7)
-    assert value(metrics, "oldest_change_seconds") == pytest.approx(0.5, abs=0.2)
+    assert is_time_from(now_s - 0.5, now_s, value(metrics, "oldest_change_seconds"))
     metrics.on_calculated()
     metrics.on_applied(Written(lines=2, members=3), 0.004, 7)
     assert latency(metrics, "delivery") == pytest.approx(2.0)
-    assert latency(metrics, "apply") == pytest.approx(0.5, abs=0.2)
-    assert latency(metrics, "calculation") == pytest.approx(0.5, abs=0.2)
+    assert is_time_from(now_s - 0.5, now_s, latency(metrics, "apply"))
+    assert is_time_from(now_s - 0.5, now_s, latency(metrics, "calculation"))
     parts = latency(metrics, "calculation") + latency(metrics, "kernel")
     assert parts == pytest.approx(latency(metrics, "apply"))
-    assert latency(metrics, "end_to_end") == pytest.approx(3.0, abs=0.2)
+    assert now - changed <= latency(metrics, "end_to_end") <= time.time() - changed
     assert value(metrics, "oldest_change_seconds") == 0
     assert value(metrics, "datastore_revision_reached") == 7
     assert value(metrics, "rule_lines_written_total") == 2
@@ -97,10 +104,10 @@ def test_what_fails_waits_on_from_its_first_arrival(metrics: Metrics) -> None:
     assert value(metrics, "kernel_faults_total", kind="lock-held") == 1
     metrics.on_changes(Arrival(now_s, time.time()), 8)
     metrics.on_calculated()
-    assert value(metrics, "oldest_change_seconds") == pytest.approx(2.0, abs=0.3)
+    assert is_time_from(now_s - 2.0, now_s, value(metrics, "oldest_change_seconds"))
     metrics.on_applied(Written(lines=1), 0.001, 8)
-    assert latency(metrics, "apply") == pytest.approx(2.0, abs=0.3)
-    assert latency(metrics, "calculation") == pytest.approx(2.0, abs=0.3)
+    assert is_time_from(now_s - 2.0, now_s, latency(metrics, "apply"))
+    assert is_time_from(now_s - 2.0, now_s, latency(metrics, "calculation"))
     assert latency(metrics, "kernel") >= 0.02, "a failure is the kernel's time, tried again or not"
     assert measured(metrics, "delivery") == 0, "without a stamp nobody knows"
     assert (value(metrics, "enforcing"), value(metrics, "apply_errors_total")) == (1, 1)

@@ -23,6 +23,7 @@ from tests.lab.walls import (
     DNS,
     NODE_1,
     OBJECTS,
+    PATIENCE_S,
     SERVICES,
     WEB,
     address,
@@ -41,8 +42,9 @@ KINDS: list[tuple[PodNetwork, IptablesFlavour]] = [
     (PodNetwork.PTP, "nft"),
     (PodNetwork.BRIDGE, "legacy"),
 ]
-CUT_WITHIN_S = 1.5
-"""Live flows are read beside the loop, and once more a second after a change."""
+CUT_WITHIN_S = 5.0
+"""Live flows are read beside the loop, and once more a second after a change; a busy machine's
+pauses on top."""
 RESTORED_S = 15.0
 VERSIONS: tuple[Version, ...] = (4, 6)
 
@@ -82,7 +84,7 @@ def test_a_new_pod_is_closed_until_its_policy_is_in_the_kernel(lab: Lab) -> None
     ]
     own = lab.prober.probe([question(lab, NODE_1, "ops/new", WEB, version) for version in VERSIONS])
     assert [each.verdict for each in own] == [Action.ALLOW, Action.ALLOW]
-    time.sleep(0.5)
+    assert until(lambda: all(len(each.beats()) > 30 for each in streams), PATIENCE_S)
     written_s = time.monotonic()
     lab.write()
     lab.wait_in_force()
@@ -92,7 +94,6 @@ def test_a_new_pod_is_closed_until_its_policy_is_in_the_kernel(lab: Lab) -> None
         lab.prober.stop(stream)
         runs = verdict_runs(stream.beats())
         assert [run.verdict for run in runs] == [Action.DENY, Action.ALLOW], stream.probe
-        assert runs[0].beats > 30
         assert runs[1].first_s > written_s
         assert runs[0].last_s < in_force_s + 0.05
     assert_as_defined(lab)

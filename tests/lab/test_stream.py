@@ -14,7 +14,7 @@ from calico_k8s.lab.netns import entered
 from calico_k8s.lab.plan import Place
 from calico_k8s.lab.probe import Prober
 from calico_k8s.lab.question import Probe
-from calico_k8s.lab.stream import StreamKind
+from calico_k8s.lab.stream import Stream, StreamKind
 from calico_k8s.model.names import NodeName
 from calico_k8s.model.resources import ICMP, Action
 from tests.lab.plans import SCTP, TCP, UDP, plan, pod
@@ -25,6 +25,10 @@ PLAN = plan(2)
 PORTS = {TCP: 80, UDP: 53, SCTP: 9899, ICMP: 0}
 INTERVAL_S = 0.005
 CUT_S = 0.6
+SENDING_S = 0.05
+"""A beat is noted before it is sent: what was noted last may find the wall gone."""
+PATIENCE_S = 30.0
+"""For what a machine with other things to do is slow at."""
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,11 @@ def prober(cluster: Cluster) -> Iterator[Prober]:
 
 def question(protocol: int, family: int = 0) -> Probe:
     return Probe(Place("default/p0"), pod(1, 1).addresses[family], PORTS[protocol], protocol)
+
+
+def verdicts(stream: Stream, from_s: float, until_s: float) -> set[Action]:
+    """What became of the beats that were sent in a time; there are some."""
+    return {beat.verdict for beat in stream.beats(from_s) if beat.sent_s < until_s}
 
 
 @contextmanager
@@ -62,15 +71,15 @@ def test_new_connections_fail_exactly_while_there_is_a_wall(
     cluster: Cluster, prober: Prober, protocol: int
 ) -> None:
     stream = prober.stream(question(protocol), StreamKind.NEW, INTERVAL_S)
-    stream.wait_for(Action.ALLOW, since_s=0.0, within_s=1.0)
+    stream.wait_for(Action.ALLOW, since_s=0.0, within_s=PATIENCE_S)
     before_s = time.monotonic()
     with wall(cluster):
         up_s = time.monotonic()
-        denied = stream.wait_for(Action.DENY, since_s=before_s, within_s=1.0)
+        denied = stream.wait_for(Action.DENY, since_s=before_s, within_s=PATIENCE_S)
         time.sleep(CUT_S)
         down_s = time.monotonic()
     gone_s = time.monotonic()
-    stream.wait_for(Action.ALLOW, since_s=gone_s, within_s=1.0)
+    stream.wait_for(Action.ALLOW, since_s=gone_s, within_s=PATIENCE_S)
     prober.stop(stream)
     time.sleep(SETTLE_S)
     runs = verdict_runs(stream.beats())
@@ -78,7 +87,8 @@ def test_new_connections_fail_exactly_while_there_is_a_wall(
     assert denied.sent_s == runs[1].first_s
     # Beats sent while a rule is on its way may have either verdict; no others.
     assert runs[0].last_s < up_s
-    assert down_s - 20 * INTERVAL_S < runs[1].last_s < gone_s
+    assert runs[1].last_s < gone_s
+    assert verdicts(stream, up_s, down_s - SENDING_S) == {Action.DENY}
 
 
 @pytest.mark.parametrize("kind", [StreamKind.CLIENT, StreamKind.SERVER])
@@ -87,17 +97,18 @@ def test_a_cut_udp_flow_loses_exactly_what_was_sent_meanwhile(
     cluster: Cluster, prober: Prober, kind: StreamKind, family: int
 ) -> None:
     stream = prober.stream(question(UDP, family), kind, INTERVAL_S)
-    time.sleep(0.1)
+    stream.wait_for(Action.ALLOW, since_s=0.0, within_s=PATIENCE_S)
     with wall(cluster):
         up_s = time.monotonic()
         time.sleep(CUT_S)
         down_s = time.monotonic()
-    time.sleep(1.0)
+    stream.wait_for(Action.ALLOW, since_s=time.monotonic(), within_s=PATIENCE_S)
     prober.stop(stream)
+    time.sleep(SETTLE_S)
     runs = verdict_runs(stream.beats())
     assert [run.verdict for run in runs] == [Action.ALLOW, Action.DENY, Action.ALLOW]
     assert runs[0].last_s < up_s
-    assert runs[1].last_s - runs[1].first_s > (down_s - up_s) - 20 * INTERVAL_S
+    assert verdicts(stream, up_s, down_s - SENDING_S) == {Action.DENY}
 
 
 @pytest.mark.parametrize("kind", [StreamKind.CLIENT, StreamKind.SERVER])
@@ -105,17 +116,19 @@ def test_a_cut_tcp_connection_goes_silent_and_repeats_what_was_lost(
     cluster: Cluster, prober: Prober, kind: StreamKind
 ) -> None:
     stream = prober.stream(question(TCP), kind, INTERVAL_S)
-    time.sleep(0.1)
+    stream.wait_for(Action.ALLOW, since_s=0.0, within_s=PATIENCE_S)
     with wall(cluster):
         up_s = time.monotonic()
         time.sleep(CUT_S)
         down_s = time.monotonic()
-    time.sleep(1.5)
-    beats = stream.beats()
+    gone_s = time.monotonic()
+    stream.wait_for(Action.ALLOW, since_s=gone_s, within_s=PATIENCE_S)
+    # What was lost is repeated, with growing pauses, before what was sent then.
+    beats = [beat for beat in stream.beats() if beat.sent_s < gone_s]
     prober.stop(stream)
     assert {beat.verdict for beat in beats} == {Action.ALLOW}
     (gap,) = arrival_gaps(beats, CUT_S / 2)
-    assert gap.after_s < up_s + INTERVAL_S
+    assert gap.after_s < up_s + CUT_S / 2
     assert gap.until_s > down_s
 
 
@@ -125,12 +138,11 @@ def test_a_connection_that_a_wall_leaves_alone_loses_nothing(
     own = Probe(Place("node1"), pod(1, 1).addresses[0], PORTS[TCP], TCP)
     streams = [prober.stream(own, kind, INTERVAL_S) for kind in StreamKind]
     with wall(cluster):
-        time.sleep(CUT_S)
+        for stream in streams:
+            stream.wait_for(Action.ALLOW, since_s=time.monotonic() + CUT_S, within_s=PATIENCE_S)
     for stream in streams:
         prober.stop(stream)
-        beats = stream.beats()
-        assert len(beats) > CUT_S / INTERVAL_S / 2
-        assert {beat.verdict for beat in beats} == {Action.ALLOW}
+        assert {beat.verdict for beat in stream.beats()} == {Action.ALLOW}
 
 
 def test_a_connection_that_cannot_be_opened_is_an_error(cluster: Cluster, prober: Prober) -> None:
