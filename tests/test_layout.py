@@ -4,6 +4,7 @@
 name in `grammar/`; `test_<module>_<aspect>.py` tests one aspect of it.
 """
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ FOLDERS_BY_MEANING = {
 TOP_LEVEL = {"test_layout.py", "test_repo.py"}
 
 
+@cache
 def modules() -> set[tuple[str, ...]]:
     """Every module of ours as its path below its root package; a package counts as a module."""
     found = set()

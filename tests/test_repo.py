@@ -49,6 +49,11 @@ def python_files() -> list[Path]:
     return [path for path in tracked_files() if path.suffix == ".py"]
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def text_files() -> Iterator[tuple[Path, str]]:
     """Tracked files with their text; what is not UTF-8 is data, and no rule here is about data."""
     for path in tracked_files():
@@ -107,17 +112,13 @@ def test_no_function_is_longer_than_a_screen() -> None:
     found = [
         f"{place(path, line)} {name}"
         for path in python_files()
-        for line, name in long_functions(ast.parse(path.read_text(encoding="utf-8")))
+        for line, name in long_functions(tree_of(path))
     ]
     assert not found, report(f"over {FUNCTION_LINES_MAX} lines: split by meaning", found)
 
 
 def test_nothing_catches_everything() -> None:
-    found = [
-        place(path, line)
-        for path in python_files()
-        for line in broad_handlers(ast.parse(path.read_text(encoding="utf-8")))
-    ]
+    found = [place(path, line) for path in python_files() for line in broad_handlers(tree_of(path))]
     assert not found, report("name the exceptions that are expected here", found)
 
 
