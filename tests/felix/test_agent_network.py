@@ -99,7 +99,7 @@ def test_an_agent_that_changes_its_backend_leaves_nothing_in_the_other_and_opens
         with connecting(other, server) as opened:
             agent = machine.start()
             assert until(lambda: agent.is_enforcing)
-            assert until(lambda: not holds_ours(first), 5)
+            assert until(lambda: not holds_ours(first))
         assert not any(opened)
         assert reaches(client, server)
         assert "-s 192.0.2.1/32" in save(tool, 4), "what is not ours stays"
