@@ -110,10 +110,12 @@ class Candidate(ControllerProcess):
 
     LEASE_S = 2
 
-    def __init__(self, kubeconfig: Path, url: str, name: str, lease: str, folder: Path) -> None:
+    def __init__(
+        self, kubeconfig: Path, url: str, name: str, lease: str, folder: Path, lease_s: int
+    ) -> None:
         self.name = name
         command = ["-m", "tests.cluster.candidate", str(kubeconfig), url, name, lease]
-        super().__init__([*command, str(self.LEASE_S)], folder / f"{name}.log")
+        super().__init__([*command, str(lease_s)], folder / f"{name}.log")
 
 
 class Stored:

@@ -65,9 +65,10 @@ KINDS: tuple[tuple[ProxyKind, PodNetwork, FelixBackend], ...] = (
 """How kube-proxy writes, how pods are joined, and how Felix writes."""
 
 BEAT_S = 0.04
-SERVICE_S = 10.0
+SERVICE_S = 30.0
 """In which a kube-proxy that was just started has written its rules; mostly in 0.5 s."""
-CHANGE_S = 2.0
+CHANGE_S = 10.0
+"""In which a change has ended live connections; mostly in one second."""
 RESYNC_S = 1
 """How often Felix compares everything and judges every live flow; its default is 90."""
 
