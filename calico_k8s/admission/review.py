@@ -134,7 +134,7 @@ def findings(document: Document, settings: TranslateSettings) -> Iterator[Findin
 
 def _reduced(document: Document) -> Document:
     """Without what says nothing of policy and may be long, and with one pod a template."""
-    metadata = dict(document.get("metadata") or {})
+    metadata = dict(_metadata(document))
     metadata.pop("managedFields", None)
     metadata.setdefault("name", "unnamed")
     reduced = {key: value for key, value in document.items() if key != "status"}
@@ -147,7 +147,8 @@ def _lean(spec: Document) -> Document:
     """The same of a spec, and of the templates in it."""
     lean = {key: value for key, value in spec.items() if key not in _LEFT_OUT}
     for key in _CONTAINERS & lean.keys():
-        containers = (each for each in lean[key] or () if isinstance(each, dict))
+        listed = lean[key] if isinstance(lean[key], list) else ()
+        containers = (each for each in listed if isinstance(each, dict))
         lean[key] = [{name: c[name] for name in _OF_CONTAINERS & c.keys()} for c in containers]
     for key in _TEMPLATES & lean.keys():
         inner = lean[key]
@@ -158,8 +159,15 @@ def _lean(spec: Document) -> Document:
 
 def _is_made(document: Document) -> bool:
     """Whether a controller made the object of another one, at whose door it was looked at."""
-    owners = (document.get("metadata") or {}).get("ownerReferences") or ()
-    return any(owner.get("controller") for owner in owners)
+    owners = _metadata(document).get("ownerReferences")
+    listed = owners if isinstance(owners, list) else ()
+    return any(isinstance(owner, dict) and owner.get("controller") for owner in listed)
+
+
+def _metadata(document: Document) -> Document:
+    """The API server sends none of another shape, but whoever reaches the port may."""
+    metadata = document.get("metadata")
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _as_warning(text: str) -> str:

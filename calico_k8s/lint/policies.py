@@ -254,7 +254,7 @@ def _decides_all(rules: tuple[Rule, ...]) -> bool:
 
 
 def _ignored_direction(ref: ObjectRef, spec: Document) -> Iterator[Finding]:
-    types = spec.get("policyTypes") or []
+    types = _list(spec.get("policyTypes"))
     for word, field in (("Ingress", "ingress"), ("Egress", "egress")):
         written = spec.get(field)
         if written is None or word in types:
