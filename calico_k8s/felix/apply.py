@@ -157,6 +157,15 @@ class Applier:
             driver.settle()
         return len(drifted)
 
+    def sweep(self) -> None:
+        """Destroy what nobody asks any more and could not be destroyed when that was written.
+
+        iptables-nft lets go of a set some milliseconds after the rule that asked it.  In nftables a
+        set goes in the transaction that takes the rule.
+        """
+        if self._transactions is None:
+            self.ipsets.apply_destroys()
+
     def mend_words(self) -> int:
         """Mend chains in which another program replaced a rule where it stands; how many."""
         return sum(driver.mend_words() for driver in self._tables.values())

@@ -161,6 +161,7 @@ class Enforcer:
             self._applier.take_over(plan)
             return self.mend()
         written = Written() if plan.is_empty else self._applier.carry_out(plan)
+        self._applier.sweep()
         self._is_doubtful = False
         if self._desired.problems:
             return self.carry_out(self._attachments, now_s, self._own).written

@@ -57,6 +57,8 @@ class FakeKernel:
     """Whether sets and tables change together, as in nftables."""
     writes_together: bool = False
     """Whether the tables of all families change in one instant."""
+    lets_go: bool = True
+    """Whether a set can be destroyed: iptables-nft keeps it for a while after its last rule."""
 
     def change(self) -> None:
         """Before each change: refuse it, or count it."""
@@ -156,7 +158,7 @@ class FakeIpsets:
         for name in names:
             if name not in self._kernel.ipsets:
                 continue
-            if self._kernel.asks(name):
+            if self._kernel.asks(name) or not self._kernel.lets_go:
                 left[name] = IPSET_ERR_REFERENCED
                 continue
             self._kernel.change()
