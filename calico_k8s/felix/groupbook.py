@@ -103,6 +103,9 @@ class GroupBook:
         self._live: dict[GroupId, LiveGroup] = {}
         self._retired: dict[ChainName, float] = {}
         """Since when, by the first chain."""
+        self._former: dict[ChainName, LiveGroup] = {}
+        """The retired that were live here, as they were rendered: an exposure that is taken back, or
+        a label that comes and goes, brings them back."""
         self._standing: dict[ChainName, _Standing] = {}
         """By their first chain, the live groups that have chains, and the retired."""
         self.edition = 0
@@ -151,7 +154,11 @@ class GroupBook:
 
         Where the mark mask has no room for one more, its endpoints take no new flow.
         """
-        rendered = self._render(group)
+        former = self._former.pop(stage_chain(group.id, group.direction), None)
+        if former is not None and former.group == group:
+            rendered = former.rendered
+        else:
+            rendered = self._render(group)
         if all(each.allows_all for each in rendered.values()):
             self._retire(self._live.get(group.id), now_s)
             self._homeless.pop(group.id, None)
@@ -179,6 +186,7 @@ class GroupBook:
         """Render every group with notes, or without, from now on."""
         if tells != self._tells:
             self._tells = tells
+            self._former.clear()
             for name, live in self._live.items():
                 again = msgspec.structs.replace(live, rendered=self._render(live.group))
                 self._live[name] = again
@@ -202,6 +210,7 @@ class GroupBook:
         gone = [chain for chain, since_s in self._retired.items() if since_s + RETIRE_S <= now_s]
         for chain in gone:
             del self._retired[chain]
+            self._former.pop(chain, None)
             self._allocators[self._standing.pop(chain).direction].release(chain, now_s)
             self.edition += 1
         return bool(gone)
@@ -292,6 +301,7 @@ class GroupBook:
         if live is not None and live.has_chains:
             chain = stage_chain(live.group.id, live.group.direction)
             self._retired[chain] = now_s
+            self._former[chain] = live
             self.edition += live.shares_chains
 
 

@@ -188,7 +188,7 @@ class FakeTable:
     def __init__(self, kernel: FakeKernel, version: Version, name: TableName) -> None:
         self._kernel = kernel
         self._place = (version, name)
-        self._desired: Table | None = None
+        self._empty = self._desired = Table(name, version, {})
 
     def close(self) -> None:
         """Nothing is held."""
@@ -197,8 +197,8 @@ class FakeTable:
         self._desired = table
 
     def write(self) -> int:
-        held = self._kernel.tables.get(self._place)
-        if self._desired is None or held == self._desired:
+        held = self._kernel.tables.get(self._place, self._empty)
+        if held == self._desired:
             return 0
         self._check(self._desired)
         self._kernel.change()
@@ -210,7 +210,7 @@ class FakeTable:
         return 0
 
     def has_drifted(self) -> bool:
-        return self._kernel.tables.get(self._place) != self._desired
+        return self._kernel.tables.get(self._place, self._empty) != self._desired
 
     def mend_words(self) -> int:
         return self.write()
@@ -247,7 +247,6 @@ class FakeTogether:
             return sum(table.write() for table in self._tables)
 
 
-def _differing(held: Table | None, desired: Table) -> int:
-    before = dict(held.chains) if held is not None else {}
-    names = before.keys() | desired.chains.keys()
-    return sum(before.get(name) != desired.chains.get(name) for name in names) or 1
+def _differing(held: Table, desired: Table) -> int:
+    names = held.chains.keys() | desired.chains.keys()
+    return sum(held.chains.get(name) != desired.chains.get(name) for name in names) or 1

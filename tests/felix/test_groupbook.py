@@ -208,3 +208,17 @@ def test_a_group_that_goes_and_comes_back_leaves_the_edition_of_the_tables() -> 
     groups.remove(policy("a").id, 4.0)
     assert groups.collect(4.0 + RETIRE_S)
     assert groups.edition != edition, "dropped"
+
+
+def test_a_group_that_comes_back_is_rendered_again_only_where_it_is_another() -> None:
+    groups, name = book(), policy("a").id
+    before = groups.update(policy("a"), 0.0).rendered
+    groups.remove(name, 1.0)
+    assert groups.update(policy("a"), 2.0).rendered is before
+    groups.remove(name, 3.0)
+    assert (
+        groups.update(policy("a", 81), 4.0).rendered == book().update(policy("a", 81), 0.0).rendered
+    )
+    groups.remove(name, 5.0)
+    groups.tell(tells=True)
+    assert groups.update(policy("a", 81), 6.0).rendered[4].notes
