@@ -121,14 +121,9 @@ class Felix:
 
     def start(self) -> int:
         """Nanoseconds of the monotonic clock just before the process began."""
-        environment = dict(
-            os.environ,
-            XTABLES_LOCKFILE=str(self.lock),
-            PATH=f"{self._wrappers()}:{os.environ['PATH']}",
-            PYTHONPATH=str(Path.cwd()),
-        )
         options = ("--datastore", self._url, "--iptables-backend", self._backend)
         state = ("--state-file", str(self._folder / "state"))
+        environment = self._environment()
         with (self._folder / "log").open("ab") as log, self._bed.node:
             start_ns = time.monotonic_ns()
             self._process = subprocess.Popen(
@@ -138,12 +133,27 @@ class Felix:
             )
         return start_ns
 
+    def _environment(self) -> dict[str, str]:
+        return dict(
+            os.environ,
+            XTABLES_LOCKFILE=str(self.lock),
+            PATH=f"{self._wrappers()}:{os.environ['PATH']}",
+            PYTHONPATH=str(Path.cwd()),
+        )
+
     def stop(self) -> None:
         """End the process; the kernel keeps its state."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
             self._process = None
+
+    def clean(self) -> None:
+        """Take all that the agent made from the node, and what it would know again."""
+        command = (sys.executable, "-m", "calico_k8s", "felix", "clean")
+        with self._bed.node:
+            subprocess.run(command, env=self._environment(), check=True, capture_output=True)
+        (self._folder / "state").unlink(missing_ok=True)
 
     def wait_in_sync(self, store: Store) -> int:
         """Nanoseconds when this process had told that everything is enforced."""
