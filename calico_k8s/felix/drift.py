@@ -21,7 +21,7 @@ from calico_k8s.calc.judge import judge_local
 from calico_k8s.config import Config, Layer
 from calico_k8s.datastore.store import Revision, Store
 from calico_k8s.errors import UnavailableError
-from calico_k8s.felix.agent import JUDGE_AGAIN_S
+from calico_k8s.felix.agent import COLLECT_EVERY_S, JUDGE_AGAIN_S
 from calico_k8s.felix.attachments import attachments_of, wanted_places
 from calico_k8s.felix.bridge import BridgeDriver
 from calico_k8s.felix.conntrack import FlowCutter, choose, judged_flow
@@ -43,8 +43,9 @@ from calico_k8s.render.tables import WORKLOAD_LINK_GROUP
 
 SETTLE_S = 2 * JUDGE_AGAIN_S
 """Between two looks: a change is written, and the flows that it touches are judged again."""
-SETTLE_SETS_S = RETIRE_S + 6.0
-"""The same where a set is too many: it is retired, and an agent's next collection takes it."""
+SETTLE_SETS_S = RETIRE_S + 2 * COLLECT_EVERY_S + 1.0
+"""The same where a set is too many: it is retired, and an agent's next collection takes it, or, where
+iptables-nft lets go of it late, the one after."""
 
 
 class Drift(msgspec.Struct, frozen=True):
