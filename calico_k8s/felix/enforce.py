@@ -160,8 +160,11 @@ class Enforcer:
         if was_doubtful:
             self._applier.take_over(plan)
             return self.mend()
-        written = Written() if plan.is_empty else self._applier.carry_out(plan)
-        self._applier.sweep()
+        written = Written()
+        if plan.is_empty:
+            self._applier.sweep()
+        else:
+            written = self._applier.carry_out(plan)
         self._is_doubtful = False
         if self._desired.problems:
             return self.carry_out(self._attachments, now_s, self._own).written

@@ -8,7 +8,7 @@ Source: ``linux/netfilter/ipset/ip_set.h``, ``net/netfilter/ipset/ip_set_core.c`
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple, get_args
 
@@ -251,29 +251,32 @@ class IpsetSocket:
                 headers[header.name] = header
         return headers
 
-    def indexes(self, names: Sequence[str]) -> list[int]:
-        """The number of each set, by which rules of iptables ask it while it is there.
+    def indexes(self, names: Collection[str]) -> dict[str, int]:
+        """By name, the number of each set, by which rules of iptables ask it while it is there.
+
+        One that is made anew has another.
 
         Raises:
             NetlinkError: there is no such set, or the kernel is older than 5.1.
         """
+        ordered = sorted(names)
         requests = [
             _request(
                 CMD_GET_BYNAME, text_attribute(ATTR_SETNAME, name), protocol=IPSET_PROTOCOL_BYNAME
             )
-            for name in names
+            for name in ordered
         ]
         found: list[int] = []
         for start in range(0, len(requests), BATCH_MESSAGES):
             codes, answers = self._socket.exchange(requests[start : start + BATCH_MESSAGES])
-            for name, code in zip(names[start:], codes, strict=False):
+            for name, code in zip(ordered[start:], codes, strict=False):
                 if code:
                     raise ipset_error(f"ipset number of {name}", code)
             found += [
                 BE16.unpack(attribute_map(memoryview(answer)[4:])[ATTR_INDEX])[0]
                 for answer in answers
             ]
-        return found
+        return dict(zip(ordered, found, strict=True))
 
     def members(self, ipset: KernelIpset) -> list[KernelMember]:
         """What one set holds, in no order.  Cost: some 6 us a member."""

@@ -18,12 +18,12 @@ from typing import Final, Protocol
 from calico_k8s.errors import IptablesError, LockHeld, NetlinkError
 from calico_k8s.felix.differences import Difference
 from calico_k8s.felix.iptables.compare import table_differences
+from calico_k8s.felix.iptables.extensions import asked_sets
 from calico_k8s.felix.iptables.hashes import HashedTable, Hasher, RuleHash
 from calico_k8s.felix.iptables.inprocess import (
     InProcessRefusal,
     edit_table,
     is_loaded,
-    set_numbers,
     split_plan,
 )
 from calico_k8s.felix.iptables.legacy import LegacyReader
@@ -288,8 +288,8 @@ class TableDriver:
         if is_in_process:
             # iptables-restore then does it, or says what is wrong.
             with suppress(InProcessRefusal, NetlinkError):
-                numbers = set_numbers(plan, self._ipsets)
-                edits = split_plan(plan, self.version, numbers)
+                asked = {name for line in plan.lines for name in asked_sets(line)}
+                edits = split_plan(plan, self.version, self._ipsets.indexes(asked))
                 if edits is not None:
                     edit_table(self.version, self.table, edits, self._lock_timeout_s)
                     return

@@ -22,6 +22,7 @@ from typing import Final
 
 from calico_k8s.felix.expressions import port_range
 from calico_k8s.felix.iptables.extensions import (
+    KEPT,
     PORT_OPTIONS,
     WORD_ERRORS,
     Extension,
@@ -37,9 +38,6 @@ from calico_k8s.felix.iptables.extensions import (
 )
 from calico_k8s.felix.iptables.plan import own_chain
 from calico_k8s.model.addresses import Version
-
-KEPT: Final = 2048
-"""Rules that are kept as they were compiled: some 600 bytes each."""
 
 LINK_NAME_MAX: Final = 15  # IFNAMSIZ - 1
 

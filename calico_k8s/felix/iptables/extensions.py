@@ -21,6 +21,9 @@ _QUOTED: Final = re.compile(r'"[^"]*"')
 _BEGINNINGS: Final = frozenset({"-i", "-o", "-s", "-d", "-p", "-m", "-j", "-g"})
 _ASKED_SET: Final = re.compile(r"--match-set (\S+)")
 
+KEPT: Final = 2048
+"""Rules that are kept as whoever compiles them made them: some 600 bytes each."""
+
 PORT_OPTIONS: Final = ("--sport", "--dport")
 
 _COMMENT: Final = struct.Struct("=256s")  # struct xt_comment_info

@@ -27,10 +27,8 @@ from typing import Any, Final, NamedTuple
 
 from calico_k8s.errors import IptablesError, LockHeld
 from calico_k8s.felix.iptables.entries import compile_entry
-from calico_k8s.felix.iptables.extensions import asked_sets
 from calico_k8s.felix.iptables.plan import Plan
 from calico_k8s.model.addresses import Version
-from calico_k8s.netlink.ipset import IpsetSocket
 from calico_k8s.render.tables import TableName
 
 LINES_MAX: Final = 1000
@@ -85,16 +83,6 @@ def split_plan(plan: Plan, version: Version, indexes: Mapping[str, int]) -> list
             return None
         edits.append(edit)
     return edits
-
-
-def set_numbers(plan: Plan, sets: IpsetSocket) -> dict[str, int]:
-    """The numbers of the sets that a plan's rules ask, by which the kernel knows them.
-
-    Raises:
-        NetlinkError: there is no such set.
-    """
-    names = sorted({name for line in plan.lines for name in asked_sets(line)})
-    return dict(zip(names, sets.indexes(names), strict=True))
 
 
 def _split_line(line: str, version: Version, indexes: Mapping[str, int]) -> Edit | None:

@@ -10,7 +10,7 @@ a test compares what both ways leave in the kernel, byte for byte.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -76,7 +76,8 @@ class NftWriter:
         wanted = [(each, edits) for each, edits in split if edits is not None]
         if len(wanted) < len(plans):
             return False
-        numbers = self._numbers(edit for _, edits in wanted for edit in edits)
+        asked = {name for _, edits in wanted for edit in edits for name in asked_sets(edit.rule)}
+        numbers = self._ipsets.indexes(asked)
         requests: list[Request] = []
         for each, edits in wanted:
             messages = TableMessages(each.version, each.table)
@@ -87,11 +88,6 @@ class NftWriter:
             requests += made
         self._nft.commit(requests)
         return True
-
-    def _numbers(self, edits: Iterable[_Edit]) -> dict[str, int]:
-        """Sets are asked by number, which a set that is made anew has another of."""
-        names = sorted({name for edit in edits for name in asked_sets(edit.rule)})
-        return dict(zip(names, self._ipsets.indexes(names), strict=True))
 
 
 def open_writer() -> NftWriter:

@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 from calico_k8s.errors import KernelError
 from calico_k8s.felix.expressions import compile_rule, port_range
 from calico_k8s.felix.iptables.extensions import (
+    KEPT,
     PORT_OPTIONS,
     WORD_ERRORS,
     Words,
@@ -39,9 +40,6 @@ from calico_k8s.netlink.nftexpr import Base, Cmp
 from calico_k8s.netlink.nftwrite import RuleProtocol
 from calico_k8s.netlink.wire import BE16
 from calico_k8s.render.tables import IpsetType
-
-KEPT: Final = 2048
-"""Rules that are kept as they were compiled: some 600 bytes each."""
 
 _OF_FAMILY: Final = re.compile(r"(?:-[sdp]|-m (?:bpf|hashlimit)) ")
 """Where a rule is another in each family; one of marks, sets and chains alone is the same."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from calico_k8s.errors import IptablesError
 from calico_k8s.felix.iptables.entries import compile_entry
+from calico_k8s.felix.iptables.extensions import asked_sets
 from calico_k8s.felix.iptables.inprocess import (
     LINES_MAX,
     Edit,
@@ -17,7 +18,6 @@ from calico_k8s.felix.iptables.inprocess import (
     edit_table,
     is_lock_held,
     load,
-    set_numbers,
     split_plan,
 )
 from calico_k8s.felix.iptables.legacy import LegacyReader
@@ -92,7 +92,8 @@ def kept(version: Version) -> list[str]:
 def edits_of(version: Version, plan: Plan) -> list[Edit]:
     """A plan taken apart, each line of which is known."""
     with closing(IpsetSocket()) as sets:
-        edits = split_plan(plan, version, set_numbers(plan, sets))
+        asked = {name for line in plan.lines for name in asked_sets(line)}
+        edits = split_plan(plan, version, sets.indexes(asked))
     assert edits is not None
     return edits
 
