@@ -3,7 +3,7 @@
 In: a view of a cluster.  Out: findings.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grammar
 from calico_k8s.lint.problems import LintCode
@@ -92,6 +92,8 @@ def _nothing(ref: ObjectRef, reason: str, path: tuple[str | int, ...]) -> Findin
 def hidden_source_findings(view: View) -> Iterator[Finding]:
     """Rules that look for a client's address where the node's own takes its place."""
     in_policies: dict[tuple[ObjectRef, int], Finding | None] = {}
+    inside = [address for node in view.cluster.nodes for address in node_addresses(node)]
+    inside += [address for each in view.endpoints.values() for address in each.addresses]
     for service in view.cluster.services:
         spec = service.spec or ServiceSpec()
         if spec.type not in _SEEN_FROM_OUTSIDE or spec.external_traffic_policy == "Local":
@@ -101,7 +103,7 @@ def hidden_source_findings(view: View) -> Iterator[Finding]:
             for policy, rule in _rules_with_nets(view, pod):
                 at = (ObjectRef(*policy.id), rule.origin.index)
                 if at not in in_policies:
-                    in_policies[at] = _hidden_block(view, rule, service, at)
+                    in_policies[at] = _hidden_block(rule, service, at, inside)
     yield from (finding for finding in in_policies.values() if finding is not None)
 
 
@@ -141,11 +143,9 @@ def _rules_with_nets(view: View, pod: Pod) -> Iterator[tuple[Policy, Rule]]:
 
 
 def _hidden_block(
-    view: View, rule: Rule, service: Service, at: tuple[ObjectRef, int]
+    rule: Rule, service: Service, at: tuple[ObjectRef, int], inside: Sequence[Address]
 ) -> Finding | None:
     """A finding, unless the nets are those of nodes or pods, who come by themselves."""
-    inside = [address for node in view.cluster.nodes for address in node_addresses(node)]
-    inside += [address for each in view.endpoints.values() for address in each.addresses]
     if any(net_contains(net, address) for net in rule.src.nets for address in inside):
         return None
     ref, index = at

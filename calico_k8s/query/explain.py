@@ -125,7 +125,7 @@ def explain_lines(answer: Answer, src: str, dst: str, turned: Turn | None = None
     judged = answer.deciding
     yield headline(answer, src, dst)
     if len(answer.flows) > 1:
-        yield f"  {scope(answer)}"
+        yield f"  {_scope(answer)}"
     for decision in (judged.verdict.egress, judged.verdict.ingress):
         if decision is not None:
             yield from _walk(decision)
@@ -254,10 +254,10 @@ def _why(judged: Judged) -> str:
 
 def partly_denied(answer: Answer) -> str | None:
     """Which part of what was asked is denied, and of whom it is told; None if all is, or nothing."""
-    return scope(answer) if _denied(answer) not in (0, len(answer.flows)) else None
+    return _scope(answer) if _denied(answer) not in (0, len(answer.flows)) else None
 
 
-def scope(answer: Answer) -> str:
+def _scope(answer: Answer) -> str:
     """Of which flow the answer tells, among all that the question stands for."""
     judged, denied = answer.deciding, _denied(answer)
     past = "".join(f", by {place}" for place in _passed(judged))
